@@ -1,0 +1,2 @@
+//! The `schwann` binary.
+fn main() {}

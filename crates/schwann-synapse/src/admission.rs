@@ -1,0 +1,1 @@
+//! Who runs next when the axon is busy.

@@ -1,0 +1,1 @@
+//! `AxonInfo`: where a neuron is served, as the chain and the SDK say it.

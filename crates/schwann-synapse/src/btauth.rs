@@ -1,0 +1,1 @@
+//! `btauth/1`: signed headers on any HTTP request (SDK 11).

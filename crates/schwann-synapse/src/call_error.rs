@@ -1,0 +1,1 @@
+//! Why a call failed, as the reference numbers it and as Rust tells it.

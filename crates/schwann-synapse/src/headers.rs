@@ -1,0 +1,1 @@
+//! Synapse headers, both ways, without I/O.

@@ -1,0 +1,1 @@
+//! Hotkeys, signers and signatures: sr25519, and ed25519 for `btauth/1`.

@@ -1,0 +1,1 @@
+//! Counters of an axon, in Prometheus text form.

@@ -1,0 +1,1 @@
+//! Addresses: ss58 text and the public key in it.

@@ -1,0 +1,1 @@
+//! `Tensor`: an array as the SDK serializes it.

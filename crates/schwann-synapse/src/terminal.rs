@@ -1,0 +1,1 @@
+//! `TerminalInfo`: one end of an exchange, as ten optional attributes.

@@ -1,0 +1,1 @@
+//! Wallet files of the Python wallet, read and written.
