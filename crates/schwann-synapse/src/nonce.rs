@@ -1,1 +1,557 @@
 //! Which nonces are fresh, and which were seen: v10's rules and hardened ones.
+//!
+//! [`reference`] is the rule of SDK 7.2 to 10.5 to the nanosecond (§8): a high-water mark per caller and
+//! a window that the caller's own headers can widen. It is there for `Verify::LikeReference`.
+//!
+//! [`Freshness`] and a [`NonceStore`] are the rule to live by: a window that headers cannot widen beyond
+//! a limit (W3), closed above (W5) and at the start of the process (W4), in which every nonce is good
+//! once and in any order (W12), remembered in bounded memory (W15).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use blake2::Blake2bMac;
+use blake2::digest::consts::U16;
+use blake2::digest::{FixedOutput, KeyInit, Update};
+
+use crate::ss58::Hotkey;
+
+pub mod persistent;
+pub mod reference;
+
+pub use reference::ReferenceNonces;
+
+/// The lane in which nonces of `btauth/1` are counted; lanes of v10 are uuids.
+pub const BTAUTH_LANE: &str = "btauth/1";
+
+/// Nanoseconds since 1970 by the clock of this machine, as nonces count them.
+pub fn now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    nanoseconds(since)
+}
+
+pub(crate) fn nanoseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Why a nonce was refused.
+///
+/// The first four have the texts of SDK 7.2 to 10.5 (§8), hence the capitals.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum NonceError {
+    /// The request named no nonce.
+    #[error("Missing Nonce")]
+    Missing,
+    /// Before the window, in seconds as the reference counts them.
+    #[error(
+        "Nonce is too old: acceptable delta is {} seconds but request was {} seconds old",
+        reference::two_decimals(*.acceptable),
+        reference::two_decimals(*.age)
+    )]
+    TooOld {
+        /// How old a nonce may be.
+        acceptable: f64,
+        /// How old this one is.
+        age: f64,
+    },
+    /// Not above the newest one of this caller: the reference's rule only.
+    #[error("Nonce is too old, a newer one was last processed")]
+    Superseded,
+    /// Admitted before, or indistinguishable from one that was.
+    #[error("Nonce is too old, a newer one was last processed")]
+    Replayed,
+    /// Signed before this server started: whether it was admitted then is not known (W4).
+    #[error("Nonce is older than the start of this server")]
+    BeforeStart,
+    /// Too far in the future (W5).
+    #[error("Nonce is {} seconds in the future, acceptable are {}", reference::two_decimals(*.ahead), reference::two_decimals(*.acceptable))]
+    FromFuture {
+        /// How far ahead a clock may be, in seconds.
+        acceptable: f64,
+        /// How far ahead this one is.
+        ahead: f64,
+    },
+    /// The timeout is `nan` or infinite, which would stop the clock of the reference (W3).
+    #[error("Timeout is not a finite number")]
+    TimeoutNotFinite,
+    /// This hotkey has used all the room one hotkey may have; nonces of others are not touched.
+    #[error("Nonce refused: too many requests of this hotkey within the window")]
+    HotkeyFull,
+    /// All room is used, and this hotkey has its fair share of it.
+    #[error("Nonce refused: too many requests within the window")]
+    StoreFull,
+    /// The store cannot remember: its disk is full, say. Nothing is admitted until it can.
+    #[error("Nonce refused: the nonce store cannot write ({0})")]
+    Unavailable(std::io::ErrorKind),
+}
+
+/// The window in which a nonce is fresh (W3, W4, W5): between the oldest that the caller's timeout, the
+/// server's limit and its start allow, and a little after now.
+///
+/// All four lengths have defaults: 4 s as the reference, timeouts up to 60 s, 2 s ahead, and a floor at
+/// the moment of [`Freshness::since`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Freshness {
+    floor_ns: u64,
+    delta: Duration,
+    longest_timeout: Duration,
+    ahead: Duration,
+}
+
+impl Freshness {
+    /// Freshness for a server that started at this moment and remembers nothing from before.
+    ///
+    /// Nonces from before it are refused, because a predecessor may have admitted them. One gap is left:
+    /// a caller whose clock is ahead may have used a nonce from after it; a [`PersistentNonceStore`]
+    /// closes that, and needs no floor.
+    pub fn since(start_ns: u64) -> Freshness {
+        Freshness {
+            floor_ns: start_ns,
+            delta: Duration::from_secs(4),
+            longest_timeout: Duration::from_secs(60),
+            ahead: Duration::from_secs(2),
+        }
+    }
+
+    /// Freshness for a server whose store remembers what was admitted before it started.
+    pub fn without_floor() -> Freshness {
+        Freshness::since(0)
+    }
+
+    /// Admits nonces this much older than the start, for callers whose clocks are behind.
+    ///
+    /// Whatever a predecessor admitted in that time can be replayed after the restart.
+    #[must_use]
+    pub fn start_grace(mut self, grace: Duration) -> Freshness {
+        self.floor_ns = self.floor_ns.saturating_sub(nanoseconds(grace));
+        self
+    }
+
+    /// How old a nonce may be beyond the caller's timeout; 4 s as the reference.
+    #[must_use]
+    pub fn delta(mut self, delta: Duration) -> Freshness {
+        self.delta = delta;
+        self
+    }
+
+    /// The longest timeout that widens the window; longer ones count as this. 60 s.
+    #[must_use]
+    pub fn longest_timeout(mut self, longest: Duration) -> Freshness {
+        self.longest_timeout = longest;
+        self
+    }
+
+    /// How far a caller's clock may be ahead; 2 s.
+    #[must_use]
+    pub fn ahead(mut self, ahead: Duration) -> Freshness {
+        self.ahead = ahead;
+        self
+    }
+
+    /// Checks a nonce of v10 against the window, and says until when it must be remembered.
+    ///
+    /// The limits are those of the reference: a nonce exactly at the lower end is too old. The caller's
+    /// version plays no part: the reference skips the window for versions below 7.2, whoever claims one.
+    ///
+    /// # Errors
+    ///
+    /// [`NonceError::TimeoutNotFinite`], [`NonceError::TooOld`], [`NonceError::BeforeStart`] or
+    /// [`NonceError::FromFuture`]; also for nonces outside 64 bits.
+    pub fn check(
+        &self,
+        nonce: i128,
+        timeout: Option<f64>,
+        now_ns: u64,
+    ) -> Result<Fresh, NonceError> {
+        let timeout = timeout.unwrap_or(0.0);
+        if !timeout.is_finite() {
+            return Err(NonceError::TimeoutNotFinite);
+        }
+        // A negative timeout would refuse everything in the reference; here it is none.
+        let timeout =
+            Duration::try_from_secs_f64(timeout.clamp(0.0, self.longest_timeout.as_secs_f64()))
+                .unwrap_or(self.longest_timeout);
+        self.check_exactly(nonce, self.delta.saturating_add(timeout), now_ns)
+    }
+
+    fn check_exactly(
+        &self,
+        nonce: i128,
+        oldest: Duration,
+        now_ns: u64,
+    ) -> Result<Fresh, NonceError> {
+        let age = i128::from(now_ns).saturating_sub(nonce);
+        if age >= i128::from(nanoseconds(oldest)) {
+            return Err(NonceError::TooOld {
+                acceptable: oldest.as_secs_f64(),
+                age: reference::seconds(age),
+            });
+        }
+        let ahead = age.saturating_neg();
+        if ahead > i128::from(nanoseconds(self.ahead)) {
+            return Err(NonceError::FromFuture {
+                acceptable: self.ahead.as_secs_f64(),
+                ahead: reference::seconds(ahead),
+            });
+        }
+        let nonce = u64::try_from(nonce).map_err(|_| NonceError::BeforeStart)?;
+        if nonce < self.floor_ns {
+            return Err(NonceError::BeforeStart);
+        }
+        // The timeout is not signed: a replay may come with the longest.
+        let longest = self.delta.saturating_add(self.longest_timeout);
+        Ok(Fresh { nonce, expires_ns: nonce.saturating_add(nanoseconds(longest)) })
+    }
+
+    /// The oldest nonce that may be admitted at all.
+    pub fn floor_ns(&self) -> u64 {
+        self.floor_ns
+    }
+}
+
+/// A nonce within the window, not yet known to be unused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Fresh {
+    /// The nonce.
+    pub nonce: u64,
+    /// When no window can contain it any more, and it may be forgotten.
+    pub expires_ns: u64,
+}
+
+/// Remembers admitted nonces.
+pub trait NonceStore: Send + Sync + 'static {
+    /// Admits a nonce of a hotkey's lane, once: of any number of concurrent calls with the same
+    /// arguments exactly one succeeds. Routes play no part, so what was captured on one is used up for
+    /// all (W6).
+    ///
+    /// `expires_ns` must grow with the nonce, by a fixed span per lane. What was forgotten after that
+    /// moment is never admitted again, even if the clock goes back.
+    ///
+    /// # Errors
+    ///
+    /// [`NonceError::Replayed`]; [`NonceError::TooOld`] below what was forgotten; and when out of room
+    /// or unable to remember, another, with nothing admitted.
+    fn admit(
+        &self,
+        hotkey: &Hotkey,
+        lane: &str,
+        nonce: u64,
+        now_ns: u64,
+        expires_ns: u64,
+    ) -> Result<(), NonceError>;
+
+    /// Whether what was admitted survives this process, so that no floor at its start is needed.
+    fn survives_restart(&self) -> bool {
+        false
+    }
+}
+
+impl<S: NonceStore + ?Sized> NonceStore for std::sync::Arc<S> {
+    fn admit(
+        &self,
+        hotkey: &Hotkey,
+        lane: &str,
+        nonce: u64,
+        now_ns: u64,
+        expires_ns: u64,
+    ) -> Result<(), NonceError> {
+        (**self).admit(hotkey, lane, nonce, now_ns, expires_ns)
+    }
+
+    fn survives_restart(&self) -> bool {
+        (**self).survives_restart()
+    }
+}
+
+/// How much a store may remember.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room {
+    /// Nonces in all; 1,048,576, some 50 MB when full.
+    pub nonces: usize,
+    /// Nonces of one hotkey; 131,072, or 2,000 requests a second over the longest window.
+    pub per_hotkey: usize,
+}
+
+impl Default for Room {
+    fn default() -> Room {
+        Room { nonces: 1 << 20, per_hotkey: 1 << 17 }
+    }
+}
+
+/// Nonces in memory, for one process: lost when it ends, so it needs a floor at its start (W4).
+///
+/// When a hotkey's room is used up, its new nonces are refused until old ones expire. When seven eighths
+/// of all room are, only hotkeys below their fair share get more. Nothing remembered is ever evicted.
+pub struct MemoryNonceStore {
+    shards: Box<[Mutex<Shard>]>,
+    secret: [u8; 32],
+    room: Room,
+    used: AtomicUsize,
+    hotkeys: AtomicUsize,
+    swept_ns: AtomicU64,
+}
+
+/// What is remembered of a nonce: who, and a keyed hash of lane and nonce. A collision refuses a fresh
+/// nonce, never admits a used one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Mark {
+    pub(crate) who: u64,
+    pub(crate) what: u64,
+}
+
+#[derive(Default)]
+struct Shard {
+    /// By about a second of nonces, so that forgetting is dropping a whole set.
+    slices: BTreeMap<u64, HashSet<Mark, Marked>>,
+    per_hotkey: HashMap<u64, usize, Marked>,
+    /// Nonces below were forgotten.
+    floor: u64,
+    /// The longest time from a nonce to its expiry.
+    longest: u64,
+}
+
+/// Marks are keyed hashes already: their bits serve as they are.
+#[derive(Clone, Copy, Default)]
+struct Marked;
+
+impl std::hash::BuildHasher for Marked {
+    type Hasher = Folded;
+
+    fn build_hasher(&self) -> Folded {
+        Folded(0)
+    }
+}
+
+struct Folded(u64);
+
+impl std::hash::Hasher for Folded {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = self.0.rotate_left(23) ^ word;
+    }
+}
+
+const SHARDS: usize = 16;
+/// 2^30 ns, a little more than a second.
+const SLICE_BITS: u32 = 30;
+/// How often all shards are searched for what expired, at most, when room is short.
+const SWEEP_EVERY_NS: u64 = 50_000_000;
+
+impl MemoryNonceStore {
+    /// A store with the default room.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the operating system gives no random bytes.
+    pub fn new() -> Result<MemoryNonceStore, crate::keys::KeyError> {
+        MemoryNonceStore::with_room(Room::default())
+    }
+
+    /// A store with this much room.
+    ///
+    /// # Errors
+    ///
+    /// As [`MemoryNonceStore::new`].
+    pub fn with_room(room: Room) -> Result<MemoryNonceStore, crate::keys::KeyError> {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).map_err(|_| crate::keys::KeyError::NoRandomness)?;
+        Ok(MemoryNonceStore::with_secret(room, secret))
+    }
+
+    fn with_secret(room: Room, secret: [u8; 32]) -> MemoryNonceStore {
+        MemoryNonceStore {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            secret,
+            room,
+            used: AtomicUsize::new(0),
+            hotkeys: AtomicUsize::new(0),
+            swept_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// How many nonces are remembered now.
+    pub fn len(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn mark(&self, hotkey: &Hotkey, lane: &str, nonce: u64) -> Mark {
+        let keyed = |parts: &[&[u8]]| {
+            let mut hasher = Blake2bMac::<U16>::new_from_slice(&self.secret)
+                .expect("32 bytes, and up to 64 are allowed");
+            parts.iter().for_each(|part| hasher.update(part));
+            let hash = hasher.finalize_fixed();
+            u64::from_le_bytes(hash[..8].try_into().expect("8 of 16 bytes"))
+        };
+        Mark {
+            who: keyed(&[hotkey.as_bytes()]),
+            what: keyed(&[&nonce.to_le_bytes(), lane.as_bytes()]),
+        }
+    }
+
+    pub(crate) fn admit_mark(
+        &self,
+        mark: Mark,
+        nonce: u64,
+        now_ns: u64,
+        expires_ns: u64,
+    ) -> Result<(), NonceError> {
+        if self.len() >= self.crowded() {
+            self.sweep(now_ns);
+        }
+        let mut shard = self.shard(mark);
+        self.forget_expired(&mut shard, now_ns);
+        if nonce < shard.floor {
+            return Err(NonceError::TooOld {
+                acceptable: reference::seconds(i128::from(now_ns) - i128::from(shard.floor)),
+                age: reference::seconds(i128::from(now_ns) - i128::from(nonce)),
+            });
+        }
+        let slice = nonce >> SLICE_BITS;
+        if shard.slices.get(&slice).is_some_and(|seen| seen.contains(&mark)) {
+            return Err(NonceError::Replayed);
+        }
+        self.make_room(&shard, mark)?;
+        shard.longest = shard.longest.max(expires_ns.saturating_sub(nonce));
+        shard.slices.entry(slice).or_default().insert(mark);
+        let count = shard.per_hotkey.entry(mark.who).or_insert(0);
+        if *count == 0 {
+            self.hotkeys.fetch_add(1, Ordering::Relaxed);
+        }
+        *count += 1;
+        Ok(())
+    }
+
+    /// Takes one place, or says who is the one to wait.
+    fn make_room(&self, shard: &Shard, mark: Mark) -> Result<(), NonceError> {
+        let own = shard.per_hotkey.get(&mark.who).copied().unwrap_or(0);
+        if own >= self.room.per_hotkey {
+            return Err(NonceError::HotkeyFull);
+        }
+        let used = self.used.fetch_add(1, Ordering::Relaxed);
+        let fair = self.room.nonces / (self.hotkeys.load(Ordering::Relaxed) + 1);
+        if used >= self.room.nonces || (used >= self.crowded() && own > 0 && own >= fair) {
+            self.used.fetch_sub(1, Ordering::Relaxed);
+            return Err(NonceError::StoreFull);
+        }
+        Ok(())
+    }
+
+    /// Takes back an admission that could not be kept.
+    pub(crate) fn retract(&self, mark: Mark, nonce: u64) {
+        let mut shard = self.shard(mark);
+        let removed =
+            shard.slices.get_mut(&(nonce >> SLICE_BITS)).is_some_and(|seen| seen.remove(&mark));
+        if removed {
+            self.release(&mut shard, mark);
+        }
+    }
+
+    /// Refuses every nonce below this from now on.
+    pub(crate) fn raise_floor(&self, floor: u64) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.floor = shard.floor.max(floor);
+        }
+    }
+
+    pub(crate) fn highest_floor(&self) -> u64 {
+        self.shards
+            .iter()
+            .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).floor)
+            .max()
+            .unwrap_or(0)
+    }
+
+    fn crowded(&self) -> usize {
+        self.room.nonces - self.room.nonces / 8
+    }
+
+    fn shard(&self, mark: Mark) -> MutexGuard<'_, Shard> {
+        self.shards[(mark.who >> 32) as usize % SHARDS]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sweep(&self, now_ns: u64) {
+        let last = self.swept_ns.load(Ordering::Relaxed);
+        if now_ns < last.saturating_add(SWEEP_EVERY_NS)
+            || self
+                .swept_ns
+                .compare_exchange(last, now_ns, Ordering::Relaxed, Ordering::Relaxed)
+                .is_err()
+        {
+            return;
+        }
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            self.forget_expired(&mut shard, now_ns);
+        }
+    }
+
+    fn forget_expired(&self, shard: &mut Shard, now_ns: u64) {
+        while let Some(oldest) = shard.slices.first_entry() {
+            let end = (oldest.key() + 1).checked_shl(SLICE_BITS).unwrap_or(u64::MAX);
+            if end.saturating_add(shard.longest) > now_ns {
+                break;
+            }
+            let forgotten = oldest.remove();
+            // Never again: without this floor a clock set back would let them in a second time.
+            shard.floor = shard.floor.max(end);
+            for mark in forgotten {
+                self.release(shard, mark);
+            }
+        }
+    }
+
+    fn release(&self, shard: &mut Shard, mark: Mark) {
+        self.used.fetch_sub(1, Ordering::Relaxed);
+        if let std::collections::hash_map::Entry::Occupied(mut count) =
+            shard.per_hotkey.entry(mark.who)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+                self.hotkeys.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl NonceStore for MemoryNonceStore {
+    fn admit(
+        &self,
+        hotkey: &Hotkey,
+        lane: &str,
+        nonce: u64,
+        now_ns: u64,
+        expires_ns: u64,
+    ) -> Result<(), NonceError> {
+        self.admit_mark(self.mark(hotkey, lane, nonce), nonce, now_ns, expires_ns)
+    }
+}
+
+impl fmt::Debug for MemoryNonceStore {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("MemoryNonceStore")
+            .field("room", &self.room)
+            .field("used", &self.len())
+            .finish_non_exhaustive()
+    }
+}

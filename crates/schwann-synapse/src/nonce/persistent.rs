@@ -1,0 +1,1 @@
+//! Nonces on disk.
