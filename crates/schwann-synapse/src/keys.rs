@@ -378,7 +378,7 @@ impl<'a> SecretUri<'a> {
                 (None, Some(after)) => (false, after),
                 (None, None) => return Err(KeyError::Uri),
             };
-            let end = after.find(['/', '\n']).unwrap_or(after.len());
+            let end = after.find('/').unwrap_or(after.len());
             let (name, after) = after.split_at(end);
             if name.is_empty() {
                 return Err(KeyError::Uri);
@@ -608,12 +608,16 @@ pub enum SignatureError {
     Length,
 }
 
-/// The bytes the Python wallet signs for a text: of a text that begins with `0x` and is
-/// hexadecimal, the bytes it spells (§6.2). No message of the wire begins so; for command lines.
-pub fn wallet_message(text: &str) -> Cow<'_, [u8]> {
-    match text.strip_prefix("0x").map(hex::decode) {
-        Some(Ok(bytes)) => Cow::Owned(bytes),
-        _ => Cow::Borrowed(text.as_bytes()),
+/// The bytes the Python wallet signs for a text: of one that begins with `0x`, the bytes it spells
+/// (§6.2). No message of the wire begins so; for command lines.
+///
+/// # Errors
+///
+/// Fails where the wallet does: `0x` and then no hexadecimal.
+pub fn wallet_message(text: &str) -> Result<Cow<'_, [u8]>, SignatureError> {
+    match text.strip_prefix("0x") {
+        Some(digits) => hex::decode(digits).map(Cow::Owned).map_err(SignatureError::Hex),
+        None => Ok(Cow::Borrowed(text.as_bytes())),
     }
 }
 
@@ -781,4 +785,301 @@ pub enum VerifyError {
     /// The signature is not of this key over this message.
     #[error("the signature does not match the message and the key")]
     Mismatch,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ss58::BITTENSOR_PREFIX;
+
+    const ALICE: &str = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY";
+
+    #[track_caller]
+    fn makes(uri: &str, address: &str) {
+        let pair = Keypair::from_uri(uri).unwrap();
+        assert_eq!(pair.hotkey().to_string(), address, "{uri:?}");
+    }
+
+    #[track_caller]
+    fn refuses(uri: &str, why: KeyError) {
+        assert_eq!(Keypair::from_uri(uri).unwrap_err(), why, "{uri:?}");
+    }
+
+    /// Addresses as bittensor-wallet 4.1.1 makes them.
+    #[test]
+    fn secret_uris_make_the_keys_of_the_python_wallet() {
+        makes("//Alice", ALICE);
+        makes("", "5DfhGyQdFobKM8NsWvEeAKk5EQQgYe9AydgJ7rMB6E1EqRzV");
+        makes("///", "5DfhGyQdFobKM8NsWvEeAKk5EQQgYe9AydgJ7rMB6E1EqRzV");
+        makes(
+            &format!(" {} ", DEV_PHRASE.replace(' ', "  ")),
+            "5DfhGyQdFobKM8NsWvEeAKk5EQQgYe9AydgJ7rMB6E1EqRzV",
+        );
+        makes("//Alice/soft", "5C8PhJPLE54x23RjmqBcEEnALryCDWdTJM5xLaoL9W8XEpnt");
+        makes("/1", "5DCyihKprMsGj3vNzmhnCpx827jCTd4fHQzZAxyyNy7dBRnA");
+        makes("//1", "5GBNeWRhZc2jXu7D55rBimKYDk8PGk8itRYFTPfC8RJLKG5o");
+        makes("//+01", "5GBNeWRhZc2jXu7D55rBimKYDk8PGk8itRYFTPfC8RJLKG5o");
+        makes("//18446744073709551616", "5EpxyqTWXnWapSa55fXrq8JtqD41YREqn7qJobZ69D7833f8");
+        makes("//Alice///pw", "5CVNhgaHCEe41RKB2QgscUnzJmfZScb6EgYdXrJshoCY8CjY");
+        makes("///pw", "5HVquMWVR2cemSfuHeWupmEEgiTDjdNpCrPk4iKeBmL9qnKD");
+        makes("//a////x", "5GHeR8WxriSgGSijvMWEp6D8Lcz1EpT3vLP5UZscZY3CVi8Y");
+        makes("//a?b=1", "5HpXSnGxYak1sgDi4ctMLpbbBZHssRWj4n1CPUdiqqwNVWP6");
+        makes("//a\nb", "5Eo5dNMDhAAsYaLkS5Gz7g3VzLzxrcrzvQScnHcjcVz1d6PT");
+        makes("//é", "5EsaQAJQh19PWKMtYN2YrWYTRKsUmHicgAyBMiAFuRwFA4zf");
+        makes(&format!("//{}", "x".repeat(31)), "5Gn9oerVjtkTNy94rpXHni5KkEpWFbJQ3ZKCw4TxWEvpLwf4");
+        makes(&format!("//{}", "x".repeat(32)), "5FTjSQoXSVixz6qxTdmArc185F91THV2TquMDuee5bCES13o");
+        makes(&format!("//{}", "x".repeat(64)), "5Dqc1NM9Q3GH5KZpDvkLXhFEGGuoTkhWbAhMBA1wSdmZBSsF");
+        makes(
+            &format!("//{}", "x".repeat(100)),
+            "5HN7XiufPsmMoiikb2y5FqEtDicMMkMRYi2cXNPqASVDSgGR",
+        );
+        makes(
+            &format!("0x{}", "11".repeat(32)),
+            "5DtDLm5rQHShDqojQpsvcN8tRXHVFaecfDoRet1SU6BFD9Fi",
+        );
+        makes(
+            &format!("0x{}//x", "11".repeat(32)),
+            "5GdiExV7ZvG3VkCDCjgXTCnrkZ754JedtdLC57ZLbCt6oUbD",
+        );
+        makes(
+            &format!("0x{}", "00".repeat(32)),
+            "5H728gLgx4yuCSVEwGCAfLo3RtzTau9F6cTNqNJtrqqjACWq",
+        );
+    }
+
+    #[test]
+    fn wrong_uris_are_refused_without_repeating_them() {
+        for uri in ["//", "/", "//a//", "//a/", "//a///p\nq", "word_x//a"] {
+            refuses(uri, KeyError::Uri);
+        }
+        for phrase in ["Alice", ALICE, " //Alice", "0X11", "Bottom drive"] {
+            refuses(phrase, KeyError::Mnemonic);
+        }
+        refuses("0x11", KeyError::Seed);
+        refuses(&format!("0x{}", "1g".repeat(32)), KeyError::Seed);
+        let secret = "zebra zebra zebra";
+        let error = Keypair::from_uri(secret).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("zebra"));
+    }
+
+    #[test]
+    fn ed25519_uris_have_hard_junctions_only() {
+        let pair = Keypair::from_uri_with(Scheme::Ed25519, "//Alice").unwrap();
+        assert_eq!(pair.hotkey().to_string(), "5FA9nQDVg267DEd8m1ZypXLBnvN7SFxYwV7ndqSYGiN9TTpu");
+        assert_eq!(
+            Keypair::from_uri_with(Scheme::Ed25519, "/Alice").unwrap_err(),
+            KeyError::SoftJunction
+        );
+    }
+
+    #[test]
+    fn private_bytes_make_the_same_key() {
+        for uri in ["//Alice", "//Alice/soft"] {
+            let pair = Keypair::from_uri(uri).unwrap();
+            let private: [u8; 64] = pair.private_bytes().as_slice().try_into().unwrap();
+            let again = Keypair::from_private(&private).unwrap();
+            assert_eq!(again.hotkey(), pair.hotkey());
+            let signature = again.sign(b"message");
+            assert!(pair.public().verify(b"message", &signature));
+        }
+        assert_eq!(Keypair::from_private(&[0; 64]).unwrap_err(), KeyError::Identity);
+        assert_eq!(Keypair::from_private(&[255; 64]).unwrap_err(), KeyError::PrivateKey);
+    }
+
+    #[test]
+    fn a_generated_key_comes_back_from_its_words() {
+        let (pair, phrase) = Keypair::generate().unwrap();
+        assert_eq!(phrase.split(' ').count(), 12);
+        assert_eq!(Keypair::from_mnemonic(&phrase, "").unwrap().hotkey(), pair.hotkey());
+        assert_ne!(Keypair::from_mnemonic(&phrase, "pw").unwrap().hotkey(), pair.hotkey());
+        assert_ne!(Keypair::generate().unwrap().0.hotkey(), pair.hotkey());
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let pair = Keypair::from_uri("//Alice").unwrap();
+        let shown = format!("{pair:?} {:?}", pair.public());
+        assert!(shown.contains(ALICE));
+        assert!(!shown.contains(&hex::encode(&pair.private_bytes()[..8])));
+        assert!(!shown.contains(&hex::encode(pair.seed().unwrap())));
+    }
+
+    #[test]
+    fn both_schemes_verify_what_they_signed_and_nothing_else() {
+        for scheme in [Scheme::Sr25519, Scheme::Ed25519] {
+            let pair = Keypair::from_uri_with(scheme, "//Alice").unwrap();
+            let key = PublicKey::of(scheme, &pair.hotkey()).unwrap();
+            let signature = pair.sign(b"message");
+            assert!(key.verify(b"message", &signature));
+            assert!(!key.verify(b"messagf", &signature));
+            for bit in [0, 7, 255, 256, 500, 511] {
+                let mut flipped = signature;
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert!(!key.verify(b"message", &flipped), "{scheme} bit {bit}");
+            }
+            let wrapped = pair.sign(b"<Bytes>message</Bytes>");
+            assert!(!key.verify_wrapped(b"message", &wrapped, BytesWrapping::Refuse));
+            assert!(key.verify_wrapped(b"message", &wrapped, BytesWrapping::Accept));
+        }
+    }
+
+    #[test]
+    fn keys_for_which_anybody_can_sign_are_refused() {
+        let zero = Hotkey::from_bytes([0; 32]);
+        assert_eq!(PublicKey::sr25519(&zero).unwrap_err(), KeyError::Identity);
+        // The eight points of small order on the Edwards curve, as their encodings, and the identity
+        // with y written as p + 1.
+        let small = [
+            "0100000000000000000000000000000000000000000000000000000000000000",
+            "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+            "0000000000000000000000000000000000000000000000000000000000000000",
+            "0000000000000000000000000000000000000000000000000000000000000080",
+            "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+            "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03fa",
+            "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+            "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc85",
+            "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        ];
+        for encoding in small {
+            let mut bytes = [0; 32];
+            hex::decode_to_slice(encoding, &mut bytes).unwrap();
+            assert!(PublicKey::ed25519(&Hotkey::from_bytes(bytes)).is_err(), "{encoding}");
+        }
+        // y = p + 3 is a point, and 3 its only right encoding.
+        let mut alias = [0xff; 32];
+        alias[0] = 0xf0;
+        alias[31] = 0x7f;
+        assert_eq!(
+            PublicKey::ed25519(&Hotkey::from_bytes(alias)).unwrap_err(),
+            KeyError::NotAPoint
+        );
+        assert_eq!(
+            PublicKey::sr25519(&Hotkey::from_bytes(alias)).unwrap_err(),
+            KeyError::NotAPoint
+        );
+    }
+
+    #[track_caller]
+    fn unreadable(text: &str, expected: &str) {
+        assert_eq!(parse_signature_hex(text).unwrap_err().to_string(), expected, "{text:?}");
+    }
+
+    #[test]
+    fn signature_text_is_refused_in_the_words_of_the_sdk() {
+        assert_eq!(parse_signature_hex(&format!("0x{}", "Ab".repeat(64))), Ok([0xab; 64]));
+        assert_eq!(signature_hex(&[0xab; 64]), format!("0x{}", "ab".repeat(64)));
+        unreadable("", "Invalid signature format. Expected hex string.");
+        unreadable(&"ab".repeat(64), "Invalid signature format. Expected hex string.");
+        unreadable(
+            &format!("0X{}", "ab".repeat(64)),
+            "Invalid signature format. Expected hex string.",
+        );
+        unreadable("0xzz", "Invalid hex string: InvalidHexCharacter { c: 'z', index: 0 }");
+        unreadable(
+            &format!("0x{}", "zz".repeat(64)),
+            "Invalid hex string: InvalidHexCharacter { c: 'z', index: 0 }",
+        );
+        unreadable("0xabc", "Invalid hex string: OddLength");
+        unreadable("0x", "Invalid SR25519 signature.");
+        unreadable(&format!("0x{}", "ab".repeat(65)), "Invalid SR25519 signature.");
+    }
+
+    #[test]
+    fn the_cache_keeps_proven_callers_only_and_stays_small() {
+        let cache = KeyCache::new(64);
+        let alice = Keypair::from_uri("//Alice").unwrap();
+        let signature = alice.sign(b"message");
+        let verify = |message: &[u8]| {
+            cache.verify(Scheme::Sr25519, ALICE, message, &signature, BytesWrapping::Refuse)
+        };
+        assert_eq!(verify(b"other").unwrap_err(), VerifyError::Mismatch);
+        assert!(cache.is_empty());
+        assert_eq!(verify(b"message").unwrap().hotkey(), alice.hotkey());
+        assert_eq!(cache.len(), 1);
+        let kept = cache.resolve(Scheme::Sr25519, ALICE).unwrap();
+        assert!(Arc::ptr_eq(&kept, &cache.resolve(Scheme::Sr25519, ALICE).unwrap()));
+        for number in 0..500u16 {
+            let mut seed = [0; 32];
+            seed[..2].copy_from_slice(&number.to_le_bytes());
+            let stranger = Keypair::from_seed(seed).unwrap();
+            cache.keep(&stranger.hotkey().to_string(), &Arc::new(stranger.public()));
+        }
+        assert!(cache.len() <= 64 + 2 * KeyCache::SHARDS, "{} kept", cache.len());
+    }
+
+    #[test]
+    fn one_network_only_where_asked() {
+        let key = *ALICE.parse::<Hotkey>().unwrap().as_bytes();
+        let polkadot = Ss58 { prefix: 0, key }.to_string();
+        let open = KeyCache::default();
+        assert_eq!(open.resolve(Scheme::Sr25519, &polkadot).unwrap().hotkey().to_string(), ALICE);
+        let closed = KeyCache::default().networks(Networks::Only(BITTENSOR_PREFIX));
+        let refused = closed.resolve(Scheme::Sr25519, &polkadot).unwrap_err();
+        assert_eq!(refused, KeyError::Network { found: 0, wanted: 42 });
+        assert!(closed.resolve(Scheme::Sr25519, ALICE).is_ok());
+    }
+
+    #[test]
+    fn lengths_are_written_as_scale_does() {
+        assert_eq!(scale_length(1), [4]);
+        assert_eq!(scale_length(63), [252]);
+        assert_eq!(scale_length(64), [1, 1]);
+        assert_eq!(scale_length(16_383), [253, 255]);
+        assert_eq!(scale_length(16_384), [2, 0, 1, 0]);
+        assert_eq!(scale_length(1 << 30), [3, 0, 0, 0, 64]);
+    }
+
+    /// A measurement, not a gate: run it with `--ignored --nocapture` and `--release`.
+    #[test]
+    #[ignore = "measures"]
+    fn the_cost_of_a_signature() {
+        use std::io::Write as _;
+        let alice = Keypair::from_uri("//Alice").unwrap();
+        let cache = KeyCache::default();
+        let message = [b'm'; 200];
+        let signature = alice.sign(&message);
+        let report = |name: &str, work: &mut dyn FnMut()| {
+            work();
+            let started = std::time::Instant::now();
+            (0..2000).for_each(|_| work());
+            writeln!(std::io::stdout(), "{name}: {:?}", started.elapsed() / 2000).unwrap();
+        };
+        report("sign", &mut || assert_ne!(alice.sign(&message), [0; 64]));
+        report("verify a known caller", &mut || {
+            cache
+                .verify(Scheme::Sr25519, ALICE, &message, &signature, BytesWrapping::Refuse)
+                .unwrap();
+        });
+        report("find a known caller", &mut || drop(cache.resolve(Scheme::Sr25519, ALICE)));
+        let fresh = KeyCache::default();
+        report("decode a stranger", &mut || drop(fresh.resolve(Scheme::Sr25519, ALICE)));
+        report("write an address", &mut || drop(alice.hotkey().to_string()));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_signature_text_panics(text in "(0x)?[0-9a-fA-Fxyz é]{0,140}") {
+            let _ = parse_signature_hex(&text);
+        }
+
+        #[test]
+        fn no_uri_panics(uri in "(0x)?[a-z0-9/ é\n]{0,40}") {
+            let _ = SecretUri::parse(&uri);
+        }
+
+        #[test]
+        fn no_key_or_signature_bytes_panic(
+            key in proptest::array::uniform32(0u8..),
+            half in proptest::array::uniform32(0u8..),
+        ) {
+            let mut signature = [0; 64];
+            signature[..32].copy_from_slice(&half);
+            signature[32..].copy_from_slice(&key);
+            for scheme in [Scheme::Sr25519, Scheme::Ed25519] {
+                if let Ok(key) = PublicKey::of(scheme, &Hotkey::from_bytes(key)) {
+                    proptest::prop_assert!(!key.verify(b"message", &signature));
+                }
+            }
+        }
+    }
 }

@@ -22,6 +22,7 @@ use crate::ss58::Hotkey;
 pub mod persistent;
 pub mod reference;
 
+pub use persistent::{Durability, OpenError, PersistentNonceStore};
 pub use reference::ReferenceNonces;
 
 /// The lane in which nonces of `btauth/1` are counted; lanes of v10 are uuids.
@@ -553,5 +554,250 @@ impl fmt::Debug for MemoryNonceStore {
             .field("room", &self.room)
             .field("used", &self.len())
             .finish_non_exhaustive()
+    }
+}
+
+/// Nonces for signing: the time in nanoseconds, but never the same twice and never going back, whatever
+/// the clock does and however many threads ask.
+#[derive(Debug, Default)]
+pub struct NonceClock(AtomicU64);
+
+impl NonceClock {
+    /// A clock that has given no nonce yet.
+    pub const fn new() -> NonceClock {
+        NonceClock(AtomicU64::new(0))
+    }
+
+    /// The next nonce.
+    pub fn next(&self) -> u64 {
+        self.after(now_ns())
+    }
+
+    fn after(&self, now_ns: u64) -> u64 {
+        let next = |last: u64| now_ns.max(last.saturating_add(1));
+        let last =
+            self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+        next(last.unwrap_or_else(|last| last))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Barrier};
+
+    use super::*;
+
+    const NOW: u64 = 1_795_219_399_075_121_210;
+    const SECOND: u64 = 1_000_000_000;
+    const WINDOW: u64 = 64 * SECOND;
+
+    fn hotkey(number: u8) -> Hotkey {
+        Hotkey::from_bytes([number; 32])
+    }
+
+    fn admit(store: &dyn NonceStore, who: u8, nonce: u64, now: u64) -> Result<(), NonceError> {
+        store.admit(&hotkey(who), "lane", nonce, now, nonce + WINDOW)
+    }
+
+    fn small(nonces: usize, per_hotkey: usize) -> MemoryNonceStore {
+        MemoryNonceStore::with_room(Room { nonces, per_hotkey }).unwrap()
+    }
+
+    #[test]
+    fn nonces_are_good_once_and_in_any_order() {
+        let store = MemoryNonceStore::new().unwrap();
+        for nonce in [NOW, NOW - 5, NOW + 3, NOW - 30 * SECOND] {
+            assert_eq!(admit(&store, 1, nonce, NOW), Ok(()));
+            assert_eq!(admit(&store, 1, nonce, NOW), Err(NonceError::Replayed));
+        }
+        assert_eq!(admit(&store, 2, NOW, NOW), Ok(()), "another hotkey");
+        assert_eq!(store.admit(&hotkey(1), "other lane", NOW, NOW, NOW + WINDOW), Ok(()));
+    }
+
+    #[test]
+    fn of_64_threads_with_one_nonce_exactly_one_is_admitted() {
+        let folder = tempfile::tempdir().unwrap();
+        let stores: [Arc<dyn NonceStore>; 2] = [
+            Arc::new(MemoryNonceStore::new().unwrap()),
+            Arc::new(
+                PersistentNonceStore::open_at(
+                    folder.path(),
+                    Durability::Process,
+                    Room::default(),
+                    NOW,
+                )
+                .unwrap(),
+            ),
+        ];
+        for store in stores {
+            for round in 0..50 {
+                let gate = Arc::new(Barrier::new(64));
+                let threads: Vec<_> = (0..64)
+                    .map(|_| {
+                        let (store, gate) = (Arc::clone(&store), Arc::clone(&gate));
+                        std::thread::spawn(move || {
+                            gate.wait();
+                            admit(&store, 1, NOW + round, NOW).is_ok()
+                        })
+                    })
+                    .collect();
+                let admitted = threads.into_iter().map(|thread| thread.join().unwrap());
+                assert_eq!(admitted.filter(|admitted| *admitted).count(), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_forgotten_is_never_admitted_again() {
+        let store = MemoryNonceStore::new().unwrap();
+        assert_eq!(admit(&store, 1, NOW, NOW), Ok(()));
+        let later = NOW + 66 * SECOND;
+        assert_eq!(admit(&store, 1, later, later), Ok(()));
+        assert_eq!(store.len(), 1, "the first was not forgotten");
+        // The clock goes back, and the window would take the first again.
+        assert!(matches!(admit(&store, 1, NOW, NOW), Err(NonceError::TooOld { .. })));
+    }
+
+    #[test]
+    fn a_full_hotkey_harms_nobody_else() {
+        let store = small(1000, 10);
+        for nonce in 0..10 {
+            assert_eq!(admit(&store, 1, NOW + nonce, NOW), Ok(()));
+        }
+        assert_eq!(admit(&store, 1, NOW + 10, NOW), Err(NonceError::HotkeyFull));
+        assert_eq!(
+            admit(&store, 1, NOW + 3, NOW),
+            Err(NonceError::Replayed),
+            "remembered all the same"
+        );
+        assert_eq!(admit(&store, 2, NOW, NOW), Ok(()));
+        let later = NOW + 66 * SECOND;
+        assert_eq!(admit(&store, 1, later, later), Ok(()), "room again when the old ones expired");
+    }
+
+    #[test]
+    fn a_crowded_store_refuses_those_who_crowd_it() {
+        let store = small(800, 800);
+        let mut taken = 0;
+        let refused = loop {
+            match admit(&store, 1, NOW + taken, NOW) {
+                Ok(()) => taken += 1,
+                Err(why) => break why,
+            }
+        };
+        assert_eq!((refused, taken), (NonceError::StoreFull, 700));
+        for newcomer in 2..=40 {
+            assert_eq!(admit(&store, newcomer, NOW, NOW), Ok(()), "hotkey {newcomer}");
+        }
+        // Nothing was pushed out for them.
+        for nonce in 0..taken {
+            assert_eq!(admit(&store, 1, NOW + nonce, NOW), Err(NonceError::Replayed));
+        }
+        // And there is an end.
+        let full = (0..u8::MAX).flat_map(|who| (1..4).map(move |nonce| (who, nonce)));
+        let admitted =
+            full.filter(|(who, nonce)| admit(&store, *who, NOW + nonce, NOW).is_ok()).count();
+        assert!(store.len() <= 800, "{} after {admitted} more", store.len());
+    }
+
+    #[test]
+    fn room_comes_back_when_nonces_of_silent_hotkeys_expire() {
+        let store = small(800, 800);
+        for who in 0..200 {
+            for nonce in 0..4 {
+                let _ = admit(&store, who, NOW + nonce, NOW);
+            }
+        }
+        assert!(store.len() >= 700);
+        let later = NOW + 66 * SECOND;
+        assert_eq!(admit(&store, 255, later, later), Ok(()));
+        assert_eq!(store.len(), 1);
+    }
+
+    #[test]
+    fn nothing_expires_while_it_could_be_fresh() {
+        let store = MemoryNonceStore::new().unwrap();
+        let rule = Freshness::since(NOW - 100 * SECOND);
+        let nonce = NOW - 3 * SECOND;
+        let fresh = rule.check(i128::from(nonce), None, NOW).unwrap();
+        assert_eq!(store.admit(&hotkey(1), "lane", nonce, NOW, fresh.expires_ns), Ok(()));
+        // Replayed later under the longest timeout a header can claim.
+        let mut now = NOW;
+        while let Ok(fresh) = rule.check(i128::from(nonce), Some(1e6), now) {
+            let again = store.admit(&hotkey(1), "lane", nonce, now, fresh.expires_ns);
+            assert_eq!(again, Err(NonceError::Replayed), "{} s later", (now - NOW) / SECOND);
+            now += SECOND / 4;
+        }
+        assert!(now >= NOW + 61 * SECOND);
+    }
+
+    #[track_caller]
+    fn fresh(nonce: i128, timeout: Option<f64>) -> Result<(), String> {
+        let rule = Freshness::since(NOW - 3600 * SECOND);
+        rule.check(nonce, timeout, NOW).map(drop).map_err(|why| why.to_string())
+    }
+
+    #[test]
+    fn the_window_has_two_ends_and_headers_cannot_move_them_far() {
+        let now = i128::from(NOW);
+        let second = i128::from(SECOND);
+        let too_old = |delta: &str, age: &str| {
+            Err(format!(
+                "Nonce is too old: acceptable delta is {delta} seconds but request was {age} seconds old"
+            ))
+        };
+        assert_eq!(fresh(now, None), Ok(()));
+        assert_eq!(fresh(now - 4 * second + 1, None), Ok(()));
+        assert_eq!(fresh(now - 4 * second, None), too_old("4.00", "4.00"));
+        assert_eq!(fresh(now - 15 * second, Some(12.0)), Ok(()));
+        assert_eq!(fresh(now - 17 * second, Some(12.0)), too_old("16.00", "17.00"));
+        assert_eq!(fresh(now - 63 * second, Some(4000.0)), Ok(()), "clamped, not refused");
+        assert_eq!(fresh(now - 65 * second, Some(4000.0)), too_old("64.00", "65.00"));
+        assert_eq!(fresh(now - second, Some(-10.0)), Ok(()), "negative is none");
+        for stopped in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(fresh(now, Some(stopped)), Err("Timeout is not a finite number".to_owned()));
+        }
+        assert_eq!(fresh(now + 2 * second, None), Ok(()));
+        assert!(fresh(now + 2 * second + 1, None).unwrap_err().contains("in the future"));
+        for far in [i128::MAX, i128::MIN, -5, 0] {
+            assert!(fresh(far, Some(60.0)).is_err());
+        }
+    }
+
+    #[test]
+    fn nothing_from_before_the_start_is_admitted() {
+        let rule = Freshness::since(NOW);
+        assert_eq!(rule.check(i128::from(NOW) - 1, Some(12.0), NOW), Err(NonceError::BeforeStart));
+        assert!(rule.check(i128::from(NOW), Some(12.0), NOW).is_ok());
+        let lenient = rule.start_grace(Duration::from_secs(2));
+        assert!(lenient.check(i128::from(NOW - SECOND), Some(12.0), NOW).is_ok());
+    }
+
+    #[test]
+    fn a_clock_that_stands_still_gives_growing_nonces() {
+        let clock = NonceClock::new();
+        assert_eq!([clock.after(5), clock.after(5), clock.after(3), clock.after(9)], [5, 6, 7, 9]);
+        let first = clock.next();
+        assert!(clock.next() > first && first > NOW / 2);
+    }
+
+    /// A measurement, not a gate: run it with `--ignored --nocapture` and `--release`.
+    #[test]
+    #[ignore = "measures"]
+    fn the_cost_of_a_nonce() {
+        use std::io::Write as _;
+        let folder = tempfile::tempdir().unwrap();
+        let disk =
+            PersistentNonceStore::open_at(folder.path(), Durability::Process, Room::default(), NOW)
+                .unwrap();
+        let memory = MemoryNonceStore::new().unwrap();
+        for (name, store) in [("memory", &memory as &dyn NonceStore), ("disk", &disk)] {
+            let started = std::time::Instant::now();
+            for nonce in 0..100_000 {
+                admit(store, 1, NOW + nonce * 1_000_000, NOW + nonce * 1_000_000).unwrap();
+            }
+            writeln!(std::io::stdout(), "admit in {name}: {:?}", started.elapsed() / 100_000)
+                .unwrap();
+        }
     }
 }
