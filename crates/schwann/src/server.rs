@@ -1,0 +1,264 @@
+use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::{Request, Response, body::Incoming, server::conn, service::Service};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
+use tracing::{debug, warn};
+
+use crate::{
+    BoxError, Call, ExchangeBody, Handler, Reply, RequestBody, StartFuture,
+    exchange::Exchange,
+    transport::{Link, Opening, Transport},
+};
+
+/// How connections are served. Every limit has a default; none is unlimited.
+///
+/// HTTP/1.0, HTTP/1.1 and HTTP/2 with prior knowledge are served on the same
+/// port, in cleartext.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Largest request body accepted, in bytes. Over it, reading fails with
+    /// 413. Default: 64 MiB.
+    pub max_request_bytes: u64,
+    /// Largest request head accepted, in bytes. Over it: 431. Default: 32 KiB.
+    pub max_head_bytes: usize,
+    /// Most header lines accepted. Over it: 431. Default: 128.
+    pub max_headers: usize,
+    /// Longest wait for a complete request head, from the connection's start or
+    /// the end of the answer before; so it also ends idle connections.
+    /// Default: 15 s.
+    pub head_timeout: Duration,
+    /// Longest wait for a client that owes body bytes, or does not take any.
+    /// Default: 60 s.
+    pub stall_timeout: Duration,
+    /// Most connections at a time. Further ones wait in the kernel's queue.
+    /// Default: 4,096.
+    pub max_connections: usize,
+    /// Most streams of one HTTP/2 connection at a time. Default: 100.
+    pub max_streams: u32,
+    /// Longest wait for calls in flight once shutdown begins. Then they are
+    /// dropped. Default: 30 s.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            max_request_bytes: 64 * 1024 * 1024,
+            max_head_bytes: 32 * 1024,
+            max_headers: 128,
+            head_timeout: Duration::from_secs(15),
+            stall_timeout: Duration::from_secs(60),
+            max_connections: 4096,
+            max_streams: 100,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that had to be dropped with calls in flight.
+    pub dropped: usize,
+}
+
+impl Server {
+    /// Serves until `shutdown` resolves, then waits for calls in flight, for
+    /// [`drain_timeout`](Self::drain_timeout) at most.
+    ///
+    /// A failing `accept` does not end it: when descriptors run out, new
+    /// connections wait until there are some again.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, so are all connections and their handlers.
+    pub async fn run<H: Handler>(
+        self,
+        listener: TcpListener,
+        handler: H,
+        shutdown: impl Future<Output = ()>,
+    ) -> Drained {
+        let handler = Arc::new(handler);
+        let server = Arc::new(self);
+        let room = Arc::new(Semaphore::new(server.max_connections));
+        let (stop, stopping) = watch::channel(false);
+        let mut connections = JoinSet::new();
+        let mut shutdown = std::pin::pin!(shutdown);
+        loop {
+            // Reaping is what keeps the set's size that of the open connections.
+            while connections.try_join_next().is_some() {}
+            let accepted = tokio::select! {
+                () = &mut shutdown => break,
+                accepted = accept(&listener, &room) => accepted,
+            };
+            let (stream, peer, permit) = accepted;
+            let (server, handler) = (Arc::clone(&server), Arc::clone(&handler));
+            let mut stopping = stopping.clone();
+            connections.spawn(async move {
+                // A stream's tokens are small and each is awaited by somebody.
+                let _ = stream.set_nodelay(true);
+                let stop = async move {
+                    // An error says the server is gone, which is a stop too.
+                    let _ = stopping.wait_for(|stop| *stop).await;
+                };
+                let served = serve(&server, stream, Some(peer), handler, reset_tcp, stop).await;
+                if let Err(error) = served {
+                    debug!(%peer, error, "connection ended");
+                }
+                drop(permit);
+            });
+        }
+        drop(listener);
+        let _ = stop.send(true);
+        let all = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(server.drain_timeout, all).await.is_err() {
+            warn!(dropped = connections.len(), "drain timeout passed with calls in flight");
+        }
+        Drained { dropped: connections.len() }
+    }
+}
+
+/// Waits for room and then for a connection. Never fails: what can be waited
+/// out is waited out.
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit) {
+    let permit = Arc::clone(room).acquire_owned().await.expect("never closed");
+    let mut wait = Duration::from_millis(5);
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => return (stream, peer, permit),
+            // The connection that was to be accepted is gone: a matter of its
+            // own, and the next one may be fine.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionAborted
+                        | io::ErrorKind::ConnectionReset
+                        | io::ErrorKind::Interrupted
+                ) => {}
+            // Descriptors or memory ran out. accept(2) fails at once for as
+            // long as that lasts, so there is no event to wait for.
+            Err(error) => {
+                warn!(%error, "cannot accept connections for the moment");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_millis(500));
+            }
+        }
+    }
+}
+
+/// The next close of this socket sends a reset.
+fn reset_tcp(stream: &TcpStream) {
+    let _ = stream.set_zero_linger();
+}
+
+/// Serves one connection over any transport, such as an in-memory pipe.
+///
+/// # Errors
+///
+/// Fails if the connection ends in the middle of a message.
+///
+/// # Cancel safety
+///
+/// If the future is dropped, so are the connection and its handlers.
+pub async fn serve_connection<H, I>(server: &Server, io: I, handler: H) -> Result<(), BoxError>
+where
+    H: Handler,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    serve(server, io, None, Arc::new(handler), |_| {}, std::future::pending()).await
+}
+
+async fn serve<H, I>(
+    server: &Server,
+    io: I,
+    peer: Option<SocketAddr>,
+    handler: Arc<H>,
+    reset: fn(&I),
+    stop: impl Future<Output = ()>,
+) -> Result<(), BoxError>
+where
+    H: Handler,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let link = Arc::new(Link::default());
+    let mut io = Transport::new(io, Arc::clone(&link), server.stall_timeout, reset);
+    let mut stop = std::pin::pin!(stop);
+    let opening = tokio::select! {
+        opening = tokio::time::timeout(server.head_timeout, io.opening()) => opening,
+        () = &mut stop => return Ok(()),
+    };
+    let (max_request_bytes, stall) = (server.max_request_bytes, server.stall_timeout);
+    let service = |link| Calls { handler, peer, link, max_request_bytes, stall };
+    match opening.map_err(|_| "no request came in time")?? {
+        Opening::Nothing => Ok(()),
+        Opening::Http1 => {
+            let connection = conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(server.head_timeout)
+                .max_headers(server.max_headers)
+                .max_header_size(server.max_head_bytes)
+                .serve_connection(TokioIo::new(io), service(Some(link)));
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                done = &mut connection => return Ok(done?),
+                () = &mut stop => connection.as_mut().graceful_shutdown(),
+            }
+            Ok(connection.await?)
+        }
+        Opening::Http2 => {
+            let connection = conn::http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .keep_alive_interval(Duration::from_secs(20))
+                .max_concurrent_streams(server.max_streams)
+                .max_header_list_size(u32::try_from(server.max_head_bytes).unwrap_or(u32::MAX))
+                .max_send_buf_size(64 * 1024)
+                .serve_connection(TokioIo::new(io), service(None));
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                done = &mut connection => return Ok(done?),
+                () = &mut stop => connection.as_mut().graceful_shutdown(),
+            }
+            Ok(connection.await?)
+        }
+    }
+}
+
+/// The calls of one connection.
+struct Calls<H> {
+    handler: Arc<H>,
+    peer: Option<SocketAddr>,
+    /// HTTP/1 only: there, one call at a time has the connection to itself.
+    link: Option<Arc<Link>>,
+    max_request_bytes: u64,
+    stall: Duration,
+}
+
+impl<H: Handler> Service<Request<Incoming>> for Calls<H> {
+    type Response = Response<ExchangeBody>;
+    type Error = Infallible;
+    type Future = StartFuture;
+
+    fn call(&self, request: Request<Incoming>) -> StartFuture {
+        let exchange = Arc::new(Exchange::new(self.link.clone()));
+        let (head, body) = request.into_parts();
+        let version = head.version;
+        let call = Call {
+            head,
+            body: RequestBody::new(body, self.max_request_bytes, self.stall),
+            reply: Reply::new(Arc::clone(&exchange)),
+            peer: self.peer,
+        };
+        let handler = Arc::clone(&self.handler);
+        let running = Box::pin(async move { handler.call(call).await });
+        StartFuture::new(exchange, running, version, self.stall)
+    }
+}
