@@ -1,22 +1,31 @@
 //! Bittensor synapses in Rust: the wire of the Python SDK 7 to 10, and `btauth/1` of SDK 11.
 
 pub mod admission;
+mod answer;
+mod ask;
 pub mod axon;
 pub mod axon_info;
 pub mod btauth;
 pub mod call_error;
+mod connections;
 mod convert;
 pub mod dendrite;
+mod exchange;
+mod fan_out;
 pub mod hash;
 pub mod headers;
+mod history;
 mod json;
 pub mod keys;
+mod lanes;
 pub mod metrics;
 pub mod nonce;
 mod nonprintable;
 pub mod python;
 pub mod ss58;
+mod stream;
 pub mod synapse;
+pub mod target;
 pub mod tensor;
 pub mod terminal;
 pub mod wallet;
