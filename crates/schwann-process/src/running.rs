@@ -1,0 +1,315 @@
+//! A program that runs, as its reader sees it.
+
+use std::{io, time::Duration};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::StatusCode;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::unix::pipe,
+    time::Instant,
+};
+
+use crate::{
+    ByteSize, Exit, Span,
+    supervisor::{Outcome, Supervised},
+};
+
+/// Room for one read of stdout, in bytes.
+const CHUNK: usize = 16 * 1024;
+
+/// A program that runs. Dropping it kills the program's process group.
+#[derive(Debug)]
+pub struct Running {
+    stdout: pipe::Receiver,
+    /// Closed when all of `input` was written, or the program wants no more.
+    stdin: Option<pipe::Sender>,
+    input: Bytes,
+    buffer: BytesMut,
+    supervised: Supervised,
+    /// Stdout has ended.
+    ended: bool,
+    /// Bytes handed out.
+    taken: u64,
+    max_output: ByteSize,
+    /// The program wrote more than that.
+    over_limit: bool,
+    timeout: Span,
+    started: Instant,
+}
+
+/// What a program said, all of it.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// Everything it wrote.
+    pub stdout: Bytes,
+    /// The last lines it wrote to stderr, for the log and never for a caller.
+    pub stderr: String,
+    /// From its start to its end.
+    pub took: Duration,
+}
+
+/// Why there is no output, or no more of it.
+///
+/// The text is for the log: it may quote what the program said on stderr.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// Too many were running already, and none ended in time.
+    #[error("{running} are running already, which is all that may at once")]
+    Busy {
+        /// How many were running.
+        running: u32,
+    },
+    /// The program could not be started.
+    #[error("cannot start `{program}`")]
+    Start {
+        /// As configured.
+        program: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The program ended by itself, and not with code 0.
+    #[error("program {exit} after {output} of output{}", quoted(.stderr))]
+    Failed {
+        /// How.
+        exit: Exit,
+        /// How much output was handed out before.
+        output: ByteSize,
+        /// The last lines it wrote to stderr.
+        stderr: String,
+    },
+    /// The deadline passed, and the program was killed.
+    #[error("program was killed after {limit} and {output} of output{}", quoted(.stderr))]
+    TimedOut {
+        /// How long it had.
+        limit: Span,
+        /// How much output was handed out before.
+        output: ByteSize,
+        /// The last lines it wrote to stderr.
+        stderr: String,
+    },
+    /// The program wrote more than it may, and was killed.
+    #[error("program was killed because it wrote more than {limit}")]
+    TooMuchOutput {
+        /// How much it may write.
+        limit: ByteSize,
+    },
+    /// The program cannot be followed any more, and was killed.
+    #[error("lost touch with the program")]
+    Lost(#[source] io::Error),
+}
+
+impl RunError {
+    /// The program had written something before. An answer that was started
+    /// with it must be cut: an error status is no longer possible.
+    pub fn after_output(&self) -> bool {
+        match self {
+            Self::Busy { .. } | Self::Start { .. } => false,
+            Self::Failed { output, .. } | Self::TimedOut { output, .. } => output.bytes() > 0,
+            Self::TooMuchOutput { .. } | Self::Lost(_) => true,
+        }
+    }
+}
+
+fn quoted(stderr: &str) -> String {
+    if stderr.is_empty() { String::new() } else { format!("; its last words: {stderr}") }
+}
+
+/// 503 if busy, 504 past the deadline, else 500. The caller is told no more.
+impl From<RunError> for schwann::Error {
+    fn from(error: RunError) -> Self {
+        let status = match error {
+            RunError::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            RunError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
+            RunError::Start { .. }
+            | RunError::Failed { .. }
+            | RunError::TooMuchOutput { .. }
+            | RunError::Lost(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::server(error).with_status(status)
+    }
+}
+
+impl Running {
+    pub(crate) fn new(
+        stdin: pipe::Sender,
+        stdout: pipe::Receiver,
+        supervised: Supervised,
+        max_output: ByteSize,
+        timeout: Span,
+        started: Instant,
+    ) -> Self {
+        Self {
+            stdout,
+            stdin: Some(stdin),
+            input: Bytes::new(),
+            buffer: BytesMut::new(),
+            supervised,
+            ended: false,
+            taken: 0,
+            max_output,
+            over_limit: false,
+            timeout,
+            started,
+        }
+    }
+
+    /// Sets what is written to stdin, which is closed after it.
+    pub(crate) fn feed(&mut self, input: Bytes) {
+        self.input = input;
+    }
+
+    /// Takes stdin, for input that is still arriving.
+    pub(crate) fn take_stdin(&mut self) -> Option<pipe::Sender> {
+        self.stdin.take()
+    }
+
+    /// The next piece of output as it was written, or `None` once all of it
+    /// was seen and the program has exited with code 0.
+    ///
+    /// Nothing is read ahead: a program whose output is not asked for soon
+    /// waits in its own write, until its deadline at the latest.
+    ///
+    /// # Errors
+    ///
+    /// See [`RunError`]. What was written before the failure is handed out
+    /// first; afterwards every call fails again.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before completing, no output is lost.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, RunError> {
+        loop {
+            if self.over_limit {
+                return Err(RunError::TooMuchOutput { limit: self.max_output });
+            }
+            let bad_end = match *self.supervised.outcome.borrow() {
+                Outcome::Running => false,
+                Outcome::Done { .. } if self.ended => {
+                    // Whoever is left has closed stdout and has nothing to add.
+                    self.supervised.kill();
+                    return Ok(None);
+                }
+                Outcome::Done { .. } => false,
+                Outcome::Failed { .. } | Outcome::TimedOut { .. } => true,
+            };
+            self.make_room();
+            if bad_end {
+                // Its group is dead: what is in the pipe is all there will be.
+                // Not awaited, as a descendant outside the group may hold it.
+                if !self.ended && self.read_now()? > 0 {
+                    return Ok(Some(self.take()));
+                }
+                return Err(self.failure());
+            }
+            // Each branch is cancel-safe: `read_buf` and `write` lose nothing.
+            tokio::select! {
+                biased;
+                read = self.stdout.read_buf(&mut self.buffer), if !self.ended => match read {
+                    Ok(0) => self.ended = true,
+                    Ok(_) => return Ok(Some(self.take())),
+                    Err(error) => return Err(self.lost(error)),
+                },
+                written = write_some(&mut self.stdin, &self.input), if self.stdin.is_some() => {
+                    match written {
+                        Ok(n) if n > 0 => self.input.advance(n),
+                        // All is written, or the program reads no more: it may
+                        // stop reading early and still succeed.
+                        Ok(_) | Err(_) => self.stdin = None,
+                    }
+                }
+                changed = self.supervised.outcome.changed() => {
+                    if changed.is_err() {
+                        return Err(self.lost(io::Error::other("its supervisor is gone")));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Everything that is left, and what was said on stderr.
+    ///
+    /// # Errors
+    ///
+    /// As [`chunk`](Self::chunk).
+    pub async fn collect(mut self) -> Result<Output, RunError> {
+        let mut whole = BytesMut::new();
+        let mut only = Bytes::new();
+        while let Some(chunk) = self.chunk().await? {
+            // Most answers are one piece, and are not copied.
+            if only.is_empty() && whole.is_empty() {
+                only = chunk;
+                continue;
+            }
+            whole.extend_from_slice(&std::mem::take(&mut only));
+            whole.extend_from_slice(&chunk);
+        }
+        let stdout = if whole.is_empty() { only } else { whole.freeze() };
+        let stderr = match &*self.supervised.outcome.borrow() {
+            Outcome::Done { stderr } => stderr.clone(),
+            Outcome::Running | Outcome::Failed { .. } | Outcome::TimedOut { .. } => String::new(),
+        };
+        Ok(Output { stdout, stderr, took: self.started.elapsed() })
+    }
+
+    fn make_room(&mut self) {
+        if self.buffer.capacity() < CHUNK / 8 {
+            self.buffer.reserve(CHUNK);
+        }
+    }
+
+    /// Takes what was read, as much of it as the limit allows.
+    fn take(&mut self) -> Bytes {
+        let left = self.max_output.bytes() - self.taken;
+        if self.buffer.len() as u64 > left {
+            self.over_limit = true;
+            self.supervised.kill();
+            self.buffer.truncate(left as usize);
+        }
+        self.taken += self.buffer.len() as u64;
+        self.buffer.split().freeze()
+    }
+
+    /// Reads what is in the pipe without waiting; 0 if there is nothing.
+    fn read_now(&mut self) -> Result<usize, RunError> {
+        let mut piece = [0; CHUNK];
+        loop {
+            match rustix::io::read(&self.stdout, &mut piece) {
+                Ok(n) => {
+                    self.ended = n == 0;
+                    self.buffer.extend_from_slice(&piece[..n]);
+                    return Ok(n);
+                }
+                Err(rustix::io::Errno::AGAIN) => return Ok(0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(self.lost(error.into())),
+            }
+        }
+    }
+
+    fn failure(&self) -> RunError {
+        let output = ByteSize::new(self.taken);
+        match self.supervised.outcome.borrow().clone() {
+            Outcome::Failed { exit, stderr } => RunError::Failed { exit, output, stderr },
+            Outcome::TimedOut { stderr } => {
+                RunError::TimedOut { limit: self.timeout, output, stderr }
+            }
+            Outcome::Running | Outcome::Done { .. } => {
+                RunError::Lost(io::Error::other("its end was not noticed"))
+            }
+        }
+    }
+
+    fn lost(&self, error: io::Error) -> RunError {
+        self.supervised.kill();
+        RunError::Lost(error)
+    }
+}
+
+/// Writes some of `input`; 0 when there is nothing left of it. Cancel-safe.
+async fn write_some(stdin: &mut Option<pipe::Sender>, input: &[u8]) -> io::Result<usize> {
+    match stdin {
+        Some(stdin) if !input.is_empty() => stdin.write(input).await,
+        _ => Ok(0),
+    }
+}

@@ -1,0 +1,124 @@
+//! Programs and upstreams, as those who run them see them.
+
+#![expect(clippy::unwrap_used, reason = "also outside of functions marked as tests")]
+
+mod life;
+mod plain;
+mod program;
+mod spec;
+mod upstream;
+
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    fs::{CWD, FileType, Mode, mknodat},
+    process::PidfdFlags,
+};
+use schwann_process::{Command, CommandSpec, Sandbox};
+use tokio::{io::AsyncReadExt, net::unix::pipe};
+
+/// Longer than anything here takes on a busy machine; a test that needs it fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn sh(script: &str) -> CommandSpec {
+    CommandSpec::new(["sh", "-c", script], Sandbox::None)
+}
+
+#[track_caller]
+fn command(spec: CommandSpec) -> Command {
+    Command::from_spec(spec).unwrap()
+}
+
+/// Fails instead of hanging.
+async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(PATIENCE, future).await.expect("still waiting")
+}
+
+/// A fifo that a program and its descendants hold open for writing. Its end
+/// is theirs: it comes when the last of them is gone, and not before.
+struct Lifeline {
+    _folder: tempfile::TempDir,
+    path: PathBuf,
+    reader: pipe::Receiver,
+}
+
+impl Lifeline {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lifeline");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let reader = pipe::OpenOptions::new().open_receiver(&path).unwrap();
+        Self { _folder: folder, path, reader }
+    }
+
+    /// Shell that holds the line for the rest of the script, and of all it starts.
+    fn hold(&self) -> String {
+        format!("exec 9>'{}';", self.path.display())
+    }
+
+    /// Waits until a program has written `mark` to descriptor 9.
+    async fn reached(&mut self, mark: &str) {
+        let mut seen = String::new();
+        while !seen.contains(mark) {
+            // A fifo without writers yet reads as ended.
+            let mut piece = [0; 64];
+            match soon(self.reader.read(&mut piece)).await.unwrap() {
+                0 => tokio::time::sleep(Duration::from_millis(1)).await,
+                n => seen.push_str(std::str::from_utf8(&piece[..n]).unwrap()),
+            }
+        }
+    }
+
+    /// What was written to descriptor 9 and not read yet, without waiting.
+    fn waiting(&mut self) -> String {
+        let mut piece = [0; 4096];
+        match rustix::io::read(&self.reader, &mut piece) {
+            Ok(n) => String::from_utf8_lossy(&piece[..n]).into_owned(),
+            Err(error) => {
+                assert_eq!(error, rustix::io::Errno::AGAIN);
+                String::new()
+            }
+        }
+    }
+
+    /// Waits until everybody is gone.
+    async fn cut(&mut self) {
+        let mut rest = Vec::new();
+        soon(self.reader.read_to_end(&mut rest)).await.unwrap();
+    }
+}
+
+/// A process whose end can be awaited, and be it as a zombie.
+struct Watched(OwnedFd);
+
+impl Watched {
+    fn new(pid: &str) -> Self {
+        let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
+        Self(rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap())
+    }
+
+    async fn gone(self) {
+        let wait = move || poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None).unwrap();
+        soon(tokio::task::spawn_blocking(wait)).await.unwrap();
+    }
+}
+
+/// Whether a process exists, be it only as a zombie.
+fn exists(pid: &str) -> bool {
+    Path::new("/proc").join(pid.trim()).exists()
+}
+
+/// Waits until a process was reaped. There is no event for that.
+async fn reaped(pid: &str) {
+    soon(async {
+        while exists(pid) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
