@@ -15,7 +15,7 @@ async fn pid(running: &mut Running) -> String {
 
 #[tokio::test]
 async fn dropping_it_kills_the_program_within_100_ms() {
-    let spec = sh("echo $$; exec sleep 600");
+    let spec = sh("echo $$; exec sleep 60");
     let mut running = soon(command(spec).stream(Job::default())).await.unwrap();
     let pid = pid(&mut running).await;
     let watched = Watched::new(&pid);
@@ -38,9 +38,10 @@ async fn a_program_that_ignores_signals_is_killed_as_well() {
 #[tokio::test]
 async fn everybody_it_started_is_killed_with_it() {
     let mut line = Lifeline::new();
-    // Children and grandchildren that go on starting others.
+    // Children and grandchildren that go on starting others; bounded, so that
+    // a kill that fails does not take the machine along.
     let script = format!(
-        "{} breed() {{ while :; do sleep 600 & (sleep 600 & sleep 600) & sleep 0.01; done; }}
+        "{} breed() {{ for i in $(seq 100); do sleep 60 & (sleep 60 & sleep 60) & sleep 0.01; done; }}
          breed & breed & (breed &) ; echo ready >&9; wait",
         line.hold()
     );
@@ -53,7 +54,7 @@ async fn everybody_it_started_is_killed_with_it() {
 #[tokio::test]
 async fn who_stays_behind_after_a_good_end_is_killed() {
     let mut line = Lifeline::new();
-    let script = format!("{} sleep 600 >/dev/null 2>&1 & echo ready", line.hold());
+    let script = format!("{} sleep 60 >/dev/null 2>&1 & echo ready", line.hold());
     let output = soon(command(sh(&script)).run(Job::default())).await.unwrap();
     assert_eq!(output.stdout, "ready\n");
     line.cut().await;
@@ -63,7 +64,7 @@ async fn who_stays_behind_after_a_good_end_is_killed() {
 async fn who_stays_behind_after_a_bad_end_is_killed() {
     let mut line = Lifeline::new();
     // Holds stdout, which must not delay the error.
-    let script = format!("{} sleep 600 & exit 7", line.hold());
+    let script = format!("{} sleep 60 & exit 7", line.hold());
     let error = soon(command(sh(&script)).run(Job::default())).await.unwrap_err();
     assert!(matches!(error, RunError::Failed { .. }), "{error}");
     line.cut().await;
@@ -72,7 +73,7 @@ async fn who_stays_behind_after_a_bad_end_is_killed() {
 #[tokio::test]
 async fn a_dropped_run_kills_its_program() {
     let mut line = Lifeline::new();
-    let command = command(sh(&format!("{} echo ready >&9; sleep 600; true", line.hold())));
+    let command = command(sh(&format!("{} echo ready >&9; sleep 60; true", line.hold())));
     {
         let mut run = std::pin::pin!(command.run(Job::default()));
         tokio::select! {
@@ -102,7 +103,7 @@ async fn a_deadline_kills_while_nobody_reads() {
 
 #[tokio::test]
 async fn a_program_that_closed_its_output_still_has_a_deadline() {
-    let mut spec = sh("exec >&-; sleep 600; true");
+    let mut spec = sh("exec >&-; sleep 60; true");
     spec.timeout = Span::from_millis(100);
     let error = soon(command(spec).run(Job::default())).await.unwrap_err();
     assert!(matches!(error, RunError::TimedOut { .. }), "{error}");
@@ -147,7 +148,7 @@ async fn an_ended_program_leaves_no_zombie() {
 fn a_runtime_that_stops_takes_its_programs_along() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let (pid, running) = runtime.block_on(async {
-        let spec = sh("echo $$; exec sleep 600");
+        let spec = sh("echo $$; exec sleep 60");
         let mut running = soon(command(spec).stream(Job::default())).await.unwrap();
         (pid(&mut running).await, running)
     });
@@ -180,7 +181,7 @@ async fn so_many_run_at_once_and_the_next_is_told_so() {
 
 #[tokio::test]
 async fn the_wait_for_a_turn_counts_towards_the_deadline() {
-    let mut spec = sh("sleep 600");
+    let mut spec = sh("sleep 60");
     spec.max_running = 1;
     let command = command(spec);
     let _first = soon(command.stream(Job::default())).await.unwrap();

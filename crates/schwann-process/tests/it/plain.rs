@@ -57,7 +57,7 @@ async fn a_good_exit_does_not_wait_for_the_rest_of_the_request() {
 #[tokio::test]
 async fn a_client_that_leaves_kills_the_program() {
     let mut line = Lifeline::new();
-    let mut client = connect(command(sh(&format!("{} echo started; sleep 600", line.hold()))));
+    let mut client = connect(command(sh(&format!("{} echo started; sleep 60", line.hold()))));
     client.write(POST).await;
     soon(client.read_until("started")).await;
     drop(client);
