@@ -27,6 +27,16 @@ async fn dropping_it_kills_the_program_within_100_ms() {
 }
 
 #[tokio::test]
+async fn a_runtime_that_is_stuck_does_not_keep_a_dropped_program_alive() {
+    let spec = sh("echo $$; exec sleep 60");
+    let mut running = soon(command(spec).stream(Job::default())).await.unwrap();
+    let watched = Watched::new(&pid(&mut running).await);
+    drop(running);
+    // Nothing else can run on this runtime's only thread in the meantime.
+    watched.gone_while_blocking();
+}
+
+#[tokio::test]
 async fn a_program_that_ignores_signals_is_killed_as_well() {
     let spec = sh("trap '' TERM INT HUP; echo $$; while :; do sleep 1; done");
     let mut running = soon(command(spec).stream(Job::default())).await.unwrap();
@@ -78,7 +88,7 @@ async fn a_dropped_run_kills_its_program() {
         let mut run = std::pin::pin!(command.run(Job::default()));
         tokio::select! {
             result = &mut run => panic!("ended: {result:?}"),
-            () = line.reached("ready") => {}
+            _ = line.reached("ready") => {}
         }
     }
     line.cut().await;

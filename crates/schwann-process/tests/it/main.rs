@@ -61,8 +61,8 @@ impl Lifeline {
         format!("exec 9>'{}';", self.path.display())
     }
 
-    /// Waits until a program has written `mark` to descriptor 9.
-    async fn reached(&mut self, mark: &str) {
+    /// Waits until a program has written `mark` to descriptor 9; all it wrote.
+    async fn reached(&mut self, mark: &str) -> String {
         let mut seen = String::new();
         while !seen.contains(mark) {
             // A fifo without writers yet reads as ended.
@@ -72,6 +72,7 @@ impl Lifeline {
                 n => seen.push_str(std::str::from_utf8(&piece[..n]).unwrap()),
             }
         }
+        seen
     }
 
     /// What was written to descriptor 9 and not read yet, without waiting.
@@ -103,8 +104,14 @@ impl Watched {
     }
 
     async fn gone(self) {
-        let wait = move || poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None).unwrap();
-        soon(tokio::task::spawn_blocking(wait)).await.unwrap();
+        tokio::task::spawn_blocking(|| self.gone_while_blocking()).await.unwrap();
+    }
+
+    /// The same, letting nothing else run on this thread.
+    fn gone_while_blocking(self) {
+        let patience = PATIENCE.try_into().unwrap();
+        let ready = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&patience)).unwrap();
+        assert_eq!(ready, 1, "still running");
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use schwann_process::{ByteSize, Exit, Job, RunError, Span};
 
-use crate::{Lifeline, Watched, command, sh, soon};
+use crate::{Lifeline, Watched, command, reaped, sh, soon};
 
 #[tokio::test]
 async fn whole_input_in_and_whole_output_out() {
@@ -98,6 +98,23 @@ async fn much_output_before_a_failure_is_not_lost() {
         }
     };
     assert_eq!(seen, 300_000, "{error}");
+}
+
+#[tokio::test]
+async fn what_waits_in_the_pipe_when_a_program_fails_is_not_lost() {
+    let mut line = Lifeline::new();
+    let script = format!("{} head -c 60000 /dev/zero; echo $$ >&9; exit 4", line.hold());
+    let mut running = soon(command(sh(&script)).stream(Job::default())).await.unwrap();
+    let pid = line.reached("\n").await;
+    reaped(&pid).await;
+    let mut seen = 0;
+    let error = loop {
+        match soon(running.chunk()).await {
+            Ok(chunk) => seen += chunk.expect("not a clean end").len(),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(seen, 60_000, "{error}");
 }
 
 #[tokio::test]
