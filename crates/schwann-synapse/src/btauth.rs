@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::keys::{BytesWrapping, KeyCache, KeyError, PublicKey, Scheme, Signer, signature_hex};
 use crate::nonce::{BTAUTH_LANE, NonceError, NonceStore, nanoseconds};
+use crate::python::Int;
 use crate::ss58::Hotkey;
 
 /// The first line of what is signed.
@@ -476,23 +477,28 @@ impl<'h> Raw<'h> {
     }
 }
 
-/// Names in any case, and the numbers SDK 11 gives them: digits only, so no sign.
+/// Names in any case, and the numbers SDK 11 gives them, in any digits but without a sign.
 fn scheme_named(name: &[u8]) -> Option<Scheme> {
-    let name = std::str::from_utf8(name).ok()?.trim();
+    let name = std::str::from_utf8(name).ok()?.trim_matches(is_python_space);
     if name.eq_ignore_ascii_case("sr25519") {
         return Some(Scheme::Sr25519);
     }
     if name.eq_ignore_ascii_case("ed25519") {
         return Some(Scheme::Ed25519);
     }
-    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_digit()) {
+    if name.contains(['+', '-', '_']) {
         return None;
     }
-    match name.trim_start_matches('0') {
-        "" => Some(Scheme::Ed25519),
-        "1" => Some(Scheme::Sr25519),
+    match Int::parse_python(name)?.to_u64()? {
+        0 => Some(Scheme::Ed25519),
+        1 => Some(Scheme::Sr25519),
         _ => None,
     }
+}
+
+/// What `str.strip` removes: Unicode's white space and the four separators of ASCII.
+fn is_python_space(letter: char) -> bool {
+    letter.is_whitespace() || matches!(letter, '\u{1c}'..='\u{1f}')
 }
 
 /// `bytes.fromhex` after an optional `0x`: white space may stand between bytes, not within one.
@@ -513,29 +519,8 @@ fn bytes_from_hex(text: &[u8]) -> Option<Vec<u8>> {
 
 /// Python's `int()`, saturating: no nonce that large is fresh.
 fn parse_int(text: &str) -> Option<i128> {
-    let text = text.trim_matches(|letter: char| {
-        letter.is_whitespace() || matches!(letter, '\u{1c}'..='\u{1f}')
-    });
-    let (negative, digits) = match text.strip_prefix('-') {
-        Some(digits) => (true, digits),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
-    };
-    let mut value = 0i128;
-    let mut after_digit = false;
-    let mut count = 0;
-    for letter in digits.chars() {
-        match letter.to_digit(10) {
-            Some(digit) => {
-                value = value.saturating_mul(10).saturating_add(i128::from(digit));
-                after_digit = true;
-                count += 1;
-            }
-            None if letter == '_' && after_digit => after_digit = false,
-            None => return None,
-        }
-    }
-    // CPython refuses to read more digits than this.
-    (after_digit && count <= 4300).then_some(if negative { -value } else { value })
+    let number = Int::parse_python(text)?;
+    Some(number.to_i128().unwrap_or(if number.is_negative() { i128::MIN } else { i128::MAX }))
 }
 
 /// Python's `:g`: six significant digits, without trailing zeros.
@@ -551,5 +536,165 @@ fn general(number: f64) -> String {
         trim(&format!("{number:.*}", (5 - exponent) as usize))
     } else {
         format!("{}e{}{:02}", trim(digits), if exponent < 0 { '-' } else { '+' }, exponent.abs())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Keypair;
+    use crate::nonce::{MemoryNonceStore, Room};
+
+    const NOW: u64 = 1_795_219_399_075_121_210;
+    const TARGET: &str = "/generate?a=1";
+
+    fn verifier() -> Verifier {
+        Verifier::new(Arc::default(), Arc::new(MemoryNonceStore::new().unwrap()))
+    }
+
+    fn bob() -> Hotkey {
+        Keypair::from_uri("//Bob").unwrap().hotkey()
+    }
+
+    fn headers(uri: &str, nonce: u64) -> Vec<(&'static str, String)> {
+        sign(
+            &Keypair::from_uri(uri).unwrap(),
+            "POST",
+            TARGET,
+            &body_sha256(b"body"),
+            Some(&bob()),
+            nonce,
+        )
+    }
+
+    fn borrowed<'h>(headers: &'h [(&'h str, String)]) -> impl Iterator<Item = (&'h str, &'h [u8])> {
+        headers.iter().map(|(name, value)| (*name, value.as_bytes()))
+    }
+
+    fn verify(
+        verifier: &Verifier,
+        headers: &[(&str, String)],
+        now_ns: u64,
+    ) -> Result<Verified, AuthError> {
+        let hash = body_sha256(b"body");
+        verifier.verify("POST", TARGET, borrowed(headers), &hash, &bob().to_string(), now_ns)
+    }
+
+    #[test]
+    fn a_request_that_was_not_its_hotkeys_uses_up_no_nonce() {
+        let verifier = verifier();
+        let good = headers("//Alice", NOW);
+        let mut forged = good.clone();
+        forged[3].1.replace_range(4..6, "00");
+        assert_eq!(verify(&verifier, &forged, NOW), Err(AuthError::BadSignature));
+        assert!(verify(&verifier, &good, NOW).is_ok());
+        assert_eq!(verify(&verifier, &good, NOW), Err(AuthError::ReplayedRequest));
+    }
+
+    #[test]
+    fn one_key_under_two_networks_shares_its_nonces() {
+        // Signed for the address it names, so that only the key is the same.
+        let alice = Keypair::from_uri("//Alice").unwrap();
+        let verifier = verifier();
+        let polkadot = crate::ss58::Ss58 { prefix: 0, key: *alice.hotkey().as_bytes() }.to_string();
+        let hash = body_sha256(b"body");
+        let receiver = bob().to_string();
+        let message = payload(
+            Scheme::Sr25519,
+            "POST",
+            TARGET,
+            &hash,
+            i128::from(NOW),
+            &polkadot,
+            Some(&receiver),
+        );
+        let mut other = headers("//Alice", NOW);
+        other[1].1 = polkadot.clone();
+        other[3].1 = signature_hex(&alice.sign(&message));
+        assert_eq!(verify(&verifier, &other, NOW).unwrap().address, polkadot);
+        assert_eq!(
+            verify(&verifier, &headers("//Alice", NOW), NOW),
+            Err(AuthError::ReplayedRequest)
+        );
+    }
+
+    #[test]
+    fn a_body_that_takes_long_is_still_accepted_once() {
+        let verifier = verifier();
+        let headers = headers("//Alice", NOW);
+        let receiver = bob().to_string();
+        let claims: Vec<_> =
+            (0..2).map(|_| verifier.open(borrowed(&headers), &receiver, NOW).unwrap()).collect();
+        let late = NOW + 40_000_000_000;
+        let hash = body_sha256(b"body");
+        let admit = |claim| verifier.admit(claim, "POST", TARGET, &hash, &receiver, late);
+        assert!(admit(&claims[0]).is_ok());
+        assert_eq!(admit(&claims[1]), Err(AuthError::ReplayedRequest));
+        assert!(verifier.open(borrowed(&headers), &receiver, late).is_err());
+    }
+
+    #[test]
+    fn a_late_body_cannot_reuse_a_forgotten_nonce() {
+        let verifier = verifier();
+        let receiver = bob().to_string();
+        let hash = body_sha256(b"body");
+        let first = headers("//Alice", NOW);
+        let held = verifier.open(borrowed(&first), &receiver, NOW).unwrap();
+        assert!(verify(&verifier, &first, NOW).is_ok());
+        let later = NOW + 90_000_000_000;
+        assert!(verify(&verifier, &headers("//Alice", later), later).is_ok());
+        let refused = verifier.admit(&held, "POST", TARGET, &hash, &receiver, later);
+        assert_eq!(refused.unwrap_err().name(), "StaleRequest");
+    }
+
+    #[test]
+    fn requests_from_before_the_start_are_stale() {
+        let verifier = verifier().not_before(NOW);
+        let refused = verify(&verifier, &headers("//Alice", NOW - 1), NOW);
+        assert_eq!(refused, Err(AuthError::StaleRequest(Stale::BeforeStart)));
+        assert!(verify(&verifier, &headers("//Alice", NOW), NOW).is_ok());
+    }
+
+    #[test]
+    fn a_full_store_refuses_by_name() {
+        let room = Room { nonces: 8, per_hotkey: 1 };
+        let store = Arc::new(MemoryNonceStore::with_room(room).unwrap());
+        let verifier = Verifier::new(Arc::default(), store);
+        assert!(verify(&verifier, &headers("//Alice", NOW), NOW).is_ok());
+        let refused = verify(&verifier, &headers("//Alice", NOW + 1), NOW);
+        assert_eq!(refused, Err(AuthError::Refused(NonceError::HotkeyFull)));
+    }
+
+    #[test]
+    fn numbers_are_written_as_python_does() {
+        let cases =
+            [(10.0, "10"), (2.5, "2.5"), (1.0 / 3.0, "0.333333"), (0.0, "0"), (1e9, "1e+09")];
+        for (number, text) in
+            cases.into_iter().chain([(123_459.0, "123459"), (1e-7, "1e-07"), (60.000_000_01, "60")])
+        {
+            assert_eq!(general(number), text);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_headers_panic(
+            values in proptest::collection::vec((0..7usize, proptest::collection::vec(0u8.., 0..150)), 0..10),
+            start in 0..3usize,
+        ) {
+            let verifier = verifier();
+            let names =
+                [VERSION_HEADER, HOTKEY_HEADER, NONCE_HEADER, SIGNATURE_HEADER, RECEIVER_HEADER, CRYPTO_HEADER, ""];
+            let good = headers("//Alice", NOW);
+            let good = good.iter().skip(start).map(|(name, value)| (*name, value.as_bytes()));
+            let random = values.iter().map(|(name, value)| (names[*name], value.as_slice()));
+            let hash = body_sha256(b"body");
+            let _ = verifier.verify("POST", TARGET, good.chain(random), &hash, &bob().to_string(), NOW);
+        }
+
+        #[test]
+        fn no_hexadecimal_panics(text in proptest::collection::vec(0u8.., 0..200)) {
+            let _ = bytes_from_hex(&text);
+        }
     }
 }

@@ -574,7 +574,9 @@ pub enum BytesWrapping {
 ///
 /// With the texts of the reference (§9.4).
 pub fn parse_signature_hex(text: &str) -> Result<[u8; 64], SignatureError> {
-    let digits = text.strip_prefix("0x").ok_or(SignatureError::NotHexText)?;
+    // The wallet strips the prefix as often as it is there.
+    let digits =
+        text.strip_prefix("0x").ok_or(SignatureError::NotHexText)?.trim_start_matches("0x");
     let mut signature = [0; 64];
     match hex::decode_to_slice(digits, &mut signature) {
         Ok(()) => Ok(signature),
