@@ -1,45 +1,76 @@
 //! The workspace's own chores. `cargo xtask help` lists them.
+//!
+//! Each command prepares what it needs, so that `cargo xtask up` and
+//! `cargo xtask test` are all that a fresh clone asks for.
 
-fn main() {}
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+mod ci;
+mod peers;
+mod steps;
+mod test;
+mod up;
 
 #[cfg(test)]
-mod tests {
-    use std::{collections::BTreeSet, process::Command};
+mod arrows;
+#[cfg(test)]
+mod deny;
+#[cfg(test)]
+mod rules;
 
-    /// Who may depend on whom. Adding an arrow here is an architectural change
-    /// and belongs in ARCHITECTURE.md too.
-    const ARROWS: &[(&str, &[&str])] = &[
-        ("schwann", &[]),
-        ("schwann-process", &["schwann"]),
-        ("schwann-synapse", &["schwann", "schwann-synapse-derive"]),
-        ("schwann-synapse-derive", &[]),
-        ("schwann-etl", &["schwann"]),
-        ("schwann-testkit", &[]),
-        ("schwann-cards", &["schwann", "schwann-process"]),
-        ("schwann-cli", &["schwann", "schwann-process", "schwann-synapse"]),
-        ("xtask", &[]),
-    ];
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The workspace's own chores")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
 
-    #[test]
-    fn crates_depend_only_along_the_arrows() {
-        #[expect(clippy::disallowed_methods, reason = "asks cargo, not a handler")]
-        let out = Command::new(env!("CARGO"))
-            .args(["metadata", "--no-deps", "--format-version=1"])
-            .output()
-            .expect("cargo runs");
-        let meta: serde_json::Value = serde_json::from_slice(&out.stdout).expect("cargo says JSON");
-        let packages = meta["packages"].as_array().expect("packages");
-        let ours: BTreeSet<_> = packages.iter().filter_map(|p| p["name"].as_str()).collect();
-        for package in packages {
-            let name = package["name"].as_str().expect("a name");
-            let allowed = ARROWS.iter().find(|(from, _)| *from == name);
-            let (_, allowed) = allowed.unwrap_or_else(|| panic!("`{name}` is not in ARROWS"));
-            for dep in package["dependencies"].as_array().expect("dependencies") {
-                let (to, kind) = (dep["name"].as_str().expect("a name"), &dep["kind"]);
-                if ours.contains(to) && kind.is_null() {
-                    assert!(allowed.contains(&to), "`{name}` must not know `{to}`");
-                }
-            }
+#[derive(Subcommand)]
+enum Chore {
+    /// Builds the binary and runs `schwann up`; further arguments are handed on to it
+    Up {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Prepares what is missing (Python environments with the real SDKs) and runs every test
+    Test(Choice),
+    /// `test`, and the checks of documentation and dependencies
+    Ci,
+    /// Only prepares the Python environments, and prints lines that a shell can read
+    Peers,
+}
+
+/// Which tests to run.
+#[derive(Args, Clone, Debug, Default)]
+struct Choice {
+    /// Leave out the tests that need Python and the real SDKs
+    #[arg(long)]
+    no_peers: bool,
+    /// Only tests whose name contains this, without formatting and lint checks
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().chore {
+        Chore::Up { args } => up::run(&args),
+        Chore::Test(choice) => test::run(&choice),
+        Chore::Ci => ci::run(),
+        Chore::Peers => peers::print(),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            steps::say(format_args!("error: {error:#}"));
+            ExitCode::FAILURE
         }
     }
+}
+
+/// The folder of the workspace.
+fn top() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.parent().expect("xtask is a folder in the workspace").to_owned()
 }

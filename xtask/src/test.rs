@@ -1,0 +1,66 @@
+//! `cargo xtask test`: prepares what is missing and runs every test.
+
+use std::{
+    process::{Command, ExitCode},
+    time::Instant,
+};
+
+use anyhow::Result;
+
+use crate::{
+    Choice, peers,
+    peers::Peers,
+    steps::{Steps, cargo, say},
+};
+
+/// Turns on the tests that meet the real SDKs.
+const PEERS: [&str; 2] = ["--features", "schwann-synapse/peers"];
+
+/// Runs the tests. A failing step does not keep the next from running.
+///
+/// # Errors
+///
+/// Fails before any test if the Python environments cannot be made.
+pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
+    let mut steps = Steps::default();
+    tests(choice, &mut steps)?;
+    Ok(steps.finish())
+}
+
+pub(crate) fn tests(choice: &Choice, steps: &mut Steps) -> Result<()> {
+    let peers = if choice.no_peers {
+        steps.leave("Python environments with the real SDKs", "--no-peers");
+        None
+    } else {
+        let started = Instant::now();
+        say(format_args!("== Python environments with the real SDKs"));
+        let peers = peers::prepare()?;
+        steps.note("Python environments with the real SDKs", true, started.elapsed());
+        Some(peers)
+    };
+    let peers = peers.as_ref();
+    if choice.filter.is_none() {
+        steps.run("formatting", &mut cargo(&["fmt", "--all", "--check"]));
+        let mut lints = with(&["clippy", "--workspace", "--all-targets"], peers);
+        steps.run("lints", lints.args(["--", "-D", "warnings"]));
+    }
+    // The interop tests start the examples, so these come first. `cargo test`
+    // with `--tests` would not build them.
+    let mut examples = with(&["build", "--workspace", "--examples"], peers);
+    steps.run("examples", &mut examples);
+    let filter = choice.filter.as_deref();
+    let targets = ["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"];
+    steps.run("unit, integration and interop tests", with(&targets, peers).args(filter));
+    let docs = ["test", "--workspace", "--no-fail-fast", "--doc"];
+    steps.run("examples in the documentation", with(&docs, peers).args(filter));
+    Ok(())
+}
+
+/// Cargo with the same features in every step, so that nothing is built twice.
+fn with(args: &[&str], peers: Option<&Peers>) -> Command {
+    let mut command = cargo(args);
+    if let Some(peers) = peers {
+        command.args(PEERS).envs(peers.environment());
+    }
+    command
+}
