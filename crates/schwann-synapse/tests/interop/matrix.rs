@@ -1,0 +1,61 @@
+//! All cases in both directions, and the SDK with itself: if that one fails,
+//! the fault is not ours.
+
+use crate::ends::End;
+
+const CASES: usize = 20;
+
+fn our_axon() -> End {
+    End::ours("SCHWANN_INTEROP_AXON", "interop_axon")
+}
+
+fn our_dendrite() -> End {
+    End::ours("SCHWANN_INTEROP_DENDRITE", "interop_dendrite")
+}
+
+async fn passes(dendrite: End, axon: End) {
+    let axon = axon.serve().await;
+    let report = dendrite.call(&axon).await;
+    report.expect_all(CASES);
+}
+
+macro_rules! version {
+    ($name:ident, $interpreter:literal) => {
+        mod $name {
+            use super::{End, our_axon, our_dendrite, passes};
+
+            fn axon() -> End {
+                End::python($interpreter, "py_axon.py")
+            }
+
+            fn dendrite() -> End {
+                End::python($interpreter, "py_dendrite.py")
+            }
+
+            #[tokio::test]
+            async fn its_dendrite_calls_our_axon() {
+                passes(dendrite(), our_axon()).await;
+            }
+
+            #[tokio::test]
+            async fn our_dendrite_calls_its_axon() {
+                passes(our_dendrite(), axon()).await;
+            }
+
+            #[tokio::test]
+            async fn it_agrees_with_itself() {
+                passes(dendrite(), axon()).await;
+            }
+        }
+    };
+}
+
+version!(sdk_7_4, "SCHWANN_PEER_SDK_7_4");
+version!(sdk_8_5, "SCHWANN_PEER_SDK_8_5");
+version!(sdk_9_12, "SCHWANN_PEER_SDK_9_12");
+version!(sdk_10_5, "SCHWANN_PEER_SDK_10_5");
+
+#[tokio::test]
+async fn our_dendrite_calls_our_axon() {
+    passes(our_dendrite(), our_axon()).await;
+}
