@@ -11,7 +11,15 @@ use crate::{arrows, top};
 /// refuses the same calls; this test also sees code that is not compiled.
 const ROOMS: &[(&str, &[&str])] = &[
     ("Command::new", &["crates/schwann-process/", "crates/schwann-testkit/", "xtask/"]),
-    ("env::var", &["crates/schwann-cli/src/config.rs", "crates/schwann-testkit/src/peer.rs"]),
+    (
+        "env::var",
+        &[
+            "crates/schwann-cli/src/config.rs",
+            // What a program may inherit.
+            "crates/schwann-process/src/environment.rs",
+            "crates/schwann-testkit/src/peer.rs",
+        ],
+    ),
     ("env::set_var", &[]),
     ("unbounded_channel", &[]),
     ("process::exit", &[]),
@@ -23,8 +31,9 @@ const STUBS: &[&str] = &[
     concat!("to", "do!("),
     concat!("unimple", "mented!("),
     concat!("FIX", "ME"),
-    concat!("XX", "X"),
-    concat!("#[ig", "nore"),
+    concat!("XX", "X:"),
+    // With a reason it may stand: another test starts it, or it measures.
+    concat!("#[ig", "nore]"),
 ];
 
 /// Every file with this ending below a folder, by its path from the top.
@@ -91,7 +100,9 @@ fn calls_stay_in_their_rooms() {
         if is_test || file == "xtask/src/rules.rs" {
             continue;
         }
-        for (number, line) in text.lines().enumerate() {
+        // Tests stand at the end of a file.
+        let lines = text.lines().take_while(|line| *line != "#[cfg(test)]");
+        for (number, line) in lines.enumerate() {
             let code = line.split("//").next().unwrap_or_default();
             for (call, rooms) in ROOMS {
                 if code.contains(call) && !rooms.iter().any(|room| file.starts_with(room)) {

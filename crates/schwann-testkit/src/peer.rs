@@ -17,10 +17,7 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader, Lines},
@@ -237,7 +234,8 @@ impl Program {
         let from = child.stderr.take().expect("piped, and not taken before");
         let stderr = Arc::new(Mutex::new(Vec::new()));
         let readers = vec![tokio::spawn(keep_the_end(from, stderr.clone()))];
-        let group = Pid::from_raw(i32::try_from(pid).expect("a process number"));
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let group = pid.expect("a process number");
         (Self { name, child, group, stderr, readers }, BufReader::new(stdout).lines())
     }
 
@@ -265,7 +263,7 @@ impl Drop for Program {
         // By number, which is its own as long as it has not been waited for.
         if self.child.id().is_some() {
             // It may have ended by itself.
-            let _ = killpg(self.group, Signal::SIGKILL);
+            let _ = kill_process_group(self.group, Signal::KILL);
         }
         for reader in &self.readers {
             reader.abort();
