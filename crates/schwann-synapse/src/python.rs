@@ -141,7 +141,6 @@ macro_rules! value_from {
     ($($from:ty => $make:expr;)*) => {$(
         impl From<$from> for Value {
             fn from(value: $from) -> Self {
-                #[expect(clippy::redundant_closure_call, reason = "one arm a type")]
                 ($make)(value)
             }
         }
@@ -345,7 +344,7 @@ impl PartialOrd for Int {
 pub struct Dict {
     entries: Vec<(String, Value)>,
     /// Where each key is; only once there are many, so that a hostile object of a million keys costs no square.
-    index: Option<Box<HashMap<Box<str>, usize>>>,
+    index: Option<HashMap<Box<str>, usize>>,
 }
 
 /// Beyond this many entries a dict is looked up through its index.
@@ -454,7 +453,7 @@ impl Dict {
             .enumerate()
             .map(|(at, (key, _))| (key.as_str().into(), at))
             .collect();
-        self.index = Some(Box::new(index));
+        self.index = Some(index);
     }
 }
 

@@ -267,10 +267,14 @@ impl Array {
     /// An array of these bytes, little-endian and in C order.
     ///
     /// # Errors
-    /// Fails if the bytes are not as many as the shape needs.
+    /// Fails if the bytes are not as many as the shape needs, from 4 GiB on, and beyond 64 dimensions.
     pub fn new(dtype: DType, shape: Vec<usize>, data: Vec<u8>) -> Result<Self, TensorError> {
         let elements = data.len() / dtype.size();
-        if count(&shape) != Some(elements) || data.len() % dtype.size() != 0 {
+        // What msgpack can say, and numpy can have.
+        if shape.len() > 64 || u32::try_from(data.len()).is_err() {
+            return Err(TensorError::TooLarge);
+        }
+        if count(&shape) != Some(elements) || !data.len().is_multiple_of(dtype.size()) {
             return Err(TensorError::Shape { elements });
         }
         Ok(Self { dtype, shape, data })
@@ -401,7 +405,7 @@ fn reshape(
     }
     let product = count(&shape).ok_or_else(|| misfit.clone())?;
     if let Some(at) = open {
-        if product == 0 || elements % product != 0 {
+        if product == 0 || !elements.is_multiple_of(product) {
             return Err(misfit);
         }
         shape[at] = elements / product;
@@ -452,7 +456,7 @@ fn unpack<'a>(
         (false, _) => Vec::new(),
     };
     let elements = data.len() / source.size;
-    if data.len() % source.size != 0 || count(&shape) != Some(elements) {
+    if !data.len().is_multiple_of(source.size) || count(&shape) != Some(elements) {
         return Err(TensorError::Shape { elements });
     }
     Ok((source, shape, data))

@@ -1,18 +1,195 @@
-//! Reads vectors, and fails if one was not used: an entry nobody looked at proves nothing.
+//! Reads the vector files and takes care that none of their entries goes unchecked: an entry nobody looked at proves
+//! nothing.
+//!
+//! A module either declares a [`Kind`], whose check is called for every entry, or reads one file as a [`Set`], which
+//! fails when it is dropped before all of it was taken.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::{cell::RefCell, collections::BTreeSet, fs, path::PathBuf};
 
 use schwann_synapse::python::{Dict, Value};
 
-/// The folder of the vectors: `SCHWANN_VECTORS`, or the one in this repository.
-#[expect(clippy::disallowed_methods, reason = "the one setting of these tests")]
-pub(crate) fn folder() -> PathBuf {
-    std::env::var_os("SCHWANN_VECTORS").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../vectors/synapse")),
+/// One kind of file, and how each of its sections is checked.
+pub(crate) struct Kind {
+    /// The file's name without `.json`; more may follow after `-`.
+    pub(crate) name: &'static str,
+    /// For each top-level name: called for every entry of a list, or once for what is no list. A file that is a list
+    /// has one section without a name.
+    pub(crate) sections: &'static [(&'static str, Check)],
+}
+
+/// Checks one entry; the second argument is the whole file.
+pub(crate) type Check = fn(&Value, &Dict) -> Result<(), String>;
+
+/// For sections that tell rather than test.
+pub(crate) fn only_for_people(_: &Value, _: &Dict) -> Result<(), String> {
+    Ok(())
+}
+
+/// Files beside the vectors that are no vectors.
+const NO_VECTORS: &[&str] = &["README.md", "check_spec.py"];
+
+struct File {
+    name: String,
+    content: Dict,
+    kind: Result<&'static Kind, String>,
+}
+
+/// What a path from the environment says, or else the place in the workspace.
+pub(crate) fn path(variable: &str, default: &str) -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "a test has no configuration file")]
+    let given = std::env::var(variable);
+    given.map_or_else(
+        |_| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(default),
         PathBuf::from,
     )
+}
+
+fn files() -> Vec<File> {
+    let folder = path("SCHWANN_VECTORS", "vectors/synapse");
+    let entries = fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("cannot read {}: {error}", folder.display()));
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let mut files = Vec::new();
+    for path in paths {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if NO_VECTORS.contains(&name.as_str()) {
+            continue;
+        }
+        let stem =
+            name.strip_suffix(".json").unwrap_or_else(|| panic!("{name} is no file of vectors"));
+        let bytes = fs::read(&path).unwrap();
+        let content =
+            match Value::parse_json(&bytes).unwrap_or_else(|error| panic!("{name}: {error}")) {
+                Value::Dict(content) => content,
+                list => Dict::from_iter([("", list)]),
+            };
+        let kind = recognise(stem, &content);
+        files.push(File { name, content, kind });
+    }
+    assert!(!files.is_empty(), "no vectors in {}", folder.display());
+    files
+}
+
+/// By its name, or else by its sections.
+fn recognise(stem: &str, content: &Dict) -> Result<&'static Kind, String> {
+    let named = |name: &str| {
+        stem == name || stem.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'))
+    };
+    if crate::SETS.contains(&stem) {
+        return Err(stem.to_owned());
+    }
+    let to_come = crate::TO_COME.iter().filter(|name| named(name)).max_by_key(|name| name.len());
+    let kind =
+        crate::KINDS.iter().filter(|kind| named(kind.name)).max_by_key(|kind| kind.name.len());
+    match (kind, to_come) {
+        (Some(kind), _) => return Ok(kind),
+        (None, Some(name)) => return Err((*name).to_owned()),
+        (None, None) => {}
+    }
+    let fits = |kind: &&&Kind| {
+        content.keys().all(|key| kind.sections.iter().any(|(section, _)| *section == key))
+    };
+    let mut fitting = crate::KINDS.iter().filter(fits);
+    match (fitting.next(), fitting.next()) {
+        (Some(kind), None) => Ok(kind),
+        _ => Err(String::new()),
+    }
+}
+
+/// Checks every entry of every file of this kind, and that there is one.
+#[track_caller]
+pub(crate) fn check(kind: &'static Kind) {
+    let (mut checked, mut failures) = (0, Vec::new());
+    for file in files() {
+        if !file.kind.is_ok_and(|found| found.name == kind.name) {
+            continue;
+        }
+        for (section, entries) in file.content.iter() {
+            let Some((_, check)) = kind.sections.iter().find(|(name, _)| *name == section) else {
+                failures.push(format!("{}: nothing checks section `{section}`", file.name));
+                continue;
+            };
+            let entries = match entries {
+                Value::List(entries) => entries.as_slice(),
+                whole => std::slice::from_ref(whole),
+            };
+            let mut used = 0;
+            for (at, entry) in entries.iter().enumerate() {
+                used += 1;
+                if let Err(why) = check(entry, &file.content) {
+                    let label = ["id", "label", "field", "name"]
+                        .iter()
+                        .find_map(|key| entry.as_dict()?.get(key));
+                    let label = label.map(Value::py_str).unwrap_or_default();
+                    failures.push(format!("{}: {section}[{at}] {label}: {why}", file.name));
+                }
+            }
+            assert_eq!(
+                used,
+                entries.len(),
+                "{}: {section}: not every entry was checked",
+                file.name
+            );
+            checked += used;
+        }
+    }
+    assert!(checked > 0, "no file of kind {}", kind.name);
+    assert!(
+        failures.is_empty(),
+        "{} of {checked} failed:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+pub(crate) fn check_that_all_is_covered() {
+    for file in files() {
+        match file.kind {
+            Ok(kind) => {
+                for section in file.content.keys() {
+                    let known = kind.sections.iter().any(|(name, _)| *name == section);
+                    assert!(known, "{}: nothing checks section `{section}`", file.name);
+                }
+            }
+            Err(to_come) => {
+                assert!(!to_come.is_empty(), "{}: of no kind that any test knows", file.name)
+            }
+        }
+    }
+}
+
+/// An entry's text under `key`.
+pub(crate) fn text<'a>(entry: &'a Value, key: &str) -> Result<&'a str, String> {
+    get(entry, key)?.as_str().ok_or_else(|| format!("`{key}` is no text"))
+}
+
+/// What an entry holds under `key`.
+pub(crate) fn get<'a>(entry: &'a Value, key: &str) -> Result<&'a Value, String> {
+    maybe(entry, key).ok_or_else(|| format!("there is no `{key}`"))
+}
+
+/// What an entry holds under `key`, if anything.
+pub(crate) fn maybe<'a>(entry: &'a Value, key: &str) -> Option<&'a Value> {
+    entry.as_dict()?.get(key)
+}
+
+/// Fails with both sides shown unless they are equal.
+pub(crate) fn same<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    got: T,
+    expected: T,
+) -> Result<(), String> {
+    if got == expected {
+        Ok(())
+    } else {
+        Err(format!("{what}: got {got:?}, expected {expected:?}"))
+    }
+}
+
+/// Fails with `why` unless it holds.
+pub(crate) fn holds(condition: bool, why: impl FnOnce() -> String) -> Result<(), String> {
+    if condition { Ok(()) } else { Err(why()) }
 }
 
 /// One file of vectors. Every part of it must be taken before it is dropped.
@@ -23,7 +200,7 @@ pub(crate) struct Set {
 impl Set {
     #[track_caller]
     pub(crate) fn read(name: &str) -> Set {
-        let path = folder().join(name);
+        let path = path("SCHWANN_VECTORS", "vectors/synapse").join(name);
         let bytes = std::fs::read(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
         let value =
             Value::parse_json(&bytes).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
