@@ -158,8 +158,11 @@ fn lax<T: DeserializeOwned + Into<Value>>(value: Value) -> Result<Literal, Strin
         .map_err(|error| error.to_string())
 }
 
+/// A class and its fields.
+type Model = (&'static str, &'static [(&'static str, &'static str, &'static str)]);
+
 /// The nested models of the recorded classes: names, annotations and defaults of their fields.
-const MODELS: &[(&str, &[(&str, &str, &str)])] =
+const MODELS: &[Model] =
     &[("Inner", &[("a", "int", "1"), ("b", "Optional[str]", "None"), ("c", "List[float]", "[]")])];
 
 fn model(name: &str, given: Literal) -> Result<Literal, String> {

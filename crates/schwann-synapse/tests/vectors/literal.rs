@@ -29,19 +29,6 @@ impl Literal {
         }
     }
 
-    pub(crate) fn of(value: Value) -> Self {
-        match value {
-            Value::List(items) => Self::List(items.into_iter().map(Self::of).collect()),
-            Value::Tuple(items) => Self::Tuple(items.into_iter().map(Self::of).collect()),
-            Value::Dict(dict) => Self::Dict(
-                dict.into_iter()
-                    .map(|(key, value)| (Self::Plain(Value::Str(key)), Self::of(value)))
-                    .collect(),
-            ),
-            plain => Self::Plain(plain),
-        }
-    }
-
     /// The same as a `Value`, if it is one: dicts need text keys.
     pub(crate) fn value(&self) -> Option<Value> {
         Some(match self {

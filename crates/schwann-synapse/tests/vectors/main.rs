@@ -3,6 +3,8 @@
 //! `SCHWANN_VECTORS` names the folder, `vectors/synapse` of the workspace otherwise; `SCHWANN_SHAPES` the file of synapse
 //! classes. A file, section or entry that no module checks fails; see `set`.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod annotation;
 mod axon_info;
 mod body_hash;

@@ -52,7 +52,8 @@ fn the_window_its_messages_and_its_memory_are_the_references() {
         });
         // Looked at either way, so that a message beside an acceptance would not go unnoticed.
         let message = vector.opt_text("message");
-        (vector.float("timeout"), vector.integer("version"));
+        vector.float("timeout");
+        vector.integer("version");
         assert_eq!(outcome.is_ok(), vector.flag("accept"), "{}", vector.label);
         assert_eq!(outcome.err().map(|why| why.to_string()), message, "{}", vector.label);
         assert_eq!(
