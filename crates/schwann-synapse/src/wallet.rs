@@ -132,13 +132,12 @@ impl Keyfile {
     /// Tells a missing password from a wrong one, damage, and a file that contradicts itself. Never
     /// contains anything of the content but addresses.
     pub fn parse(bytes: &[u8], password: Option<&str>) -> Result<Keyfile, WalletError> {
-        let decrypt: fn(&[u8], &str) -> Result<Zeroizing<Vec<u8>>, WalletError> =
-            match Encryption::of(bytes) {
-                Encryption::Plain => return Keyfile::parse_plain(bytes),
-                Encryption::Nacl => decrypt_nacl,
-                Encryption::Ansible => decrypt_ansible,
-                Encryption::Fernet => decrypt_fernet,
-            };
+        let decrypt: Decrypt = match Encryption::of(bytes) {
+            Encryption::Plain => return Keyfile::parse_plain(bytes),
+            Encryption::Nacl => decrypt_nacl,
+            Encryption::Ansible => decrypt_ansible,
+            Encryption::Fernet => decrypt_fernet,
+        };
         Keyfile::parse_plain(&decrypt(bytes, password.ok_or(WalletError::PasswordNeeded)?)?)
     }
 
@@ -540,9 +539,9 @@ fn plain_name(name: &str) -> Result<&str, WalletError> {
 }
 
 /// The environment variable in which the Python wallet looks for the password of a file: `BT_PW_` and
-/// the path in capitals, with `_` for slashes, dots and spaces.
+/// the path in capitals, with `_` for slashes and dots.
 pub fn password_variable(path: &str) -> String {
-    format!("BT_PW_{}", path.to_uppercase().replace(['/', '.', ' '], "_"))
+    format!("BT_PW_{}", path.to_uppercase().replace(['/', '.'], "_"))
 }
 
 /// Reads a password as the Python wallet hides it in such a variable: base64 of its bytes, each combined
@@ -628,6 +627,8 @@ pub enum WalletError {
     #[error(transparent)]
     Key(#[from] KeyError),
 }
+
+type Decrypt = fn(&[u8], &str) -> Result<Zeroizing<Vec<u8>>, WalletError>;
 
 fn wipe(fields: &mut Dict) {
     for name in ["secretPhrase", "secretSeed", "privateKey"] {
@@ -889,7 +890,7 @@ mod tests {
     #[test]
     fn hidden_passwords_come_back() {
         let variable = password_variable("/home/a b/.bittensor/wallets/w/coldkey");
-        assert_eq!(variable, "BT_PW__HOME_A_B__BITTENSOR_WALLETS_W_COLDKEY");
+        assert_eq!(variable, "BT_PW__HOME_A B__BITTENSOR_WALLETS_W_COLDKEY");
         let hidden = hide_password(&variable, "hunter2 é");
         assert!(!hidden.contains("hunter2"));
         assert_eq!(reveal_password(&variable, &hidden).unwrap().as_str(), "hunter2 é");
