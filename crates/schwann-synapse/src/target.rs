@@ -2,9 +2,11 @@
 
 use std::{convert::Infallible, fmt, net::IpAddr, sync::Arc};
 
+use crate::axon_info::AxonInfo;
+
 /// The axon a call is made to.
 ///
-/// Cheap to clone. Made from its parts with [`Target::new`]. Nothing is looked up or dialled here.
+/// Cheap to clone. Made from an [`AxonInfo`], or from its parts with [`Target::new`]. Nothing is looked up or dialled here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
     host: Arc<str>,
@@ -84,6 +86,22 @@ impl From<&Target> for Target {
     }
 }
 
+impl TryFrom<&AxonInfo> for Target {
+    type Error = TargetError;
+
+    fn try_from(axon: &AxonInfo) -> Result<Self, TargetError> {
+        Self::new(&axon.ip.to_string(), axon.port, &axon.hotkey)
+    }
+}
+
+impl TryFrom<AxonInfo> for Target {
+    type Error = TargetError;
+
+    fn try_from(axon: AxonInfo) -> Result<Self, TargetError> {
+        Self::try_from(&axon)
+    }
+}
+
 impl From<Infallible> for TargetError {
     fn from(never: Infallible) -> Self {
         match never {}
@@ -103,9 +121,6 @@ pub enum TargetError {
     /// The host is neither an address nor a name.
     #[error("{0:?} is not a host")]
     Host(String),
-    /// The port is not one.
-    #[error("{0} is not a port")]
-    Port(i64),
     /// The hotkey is not ss58 text.
     #[error("the axon's hotkey is not ss58 text")]
     Hotkey,

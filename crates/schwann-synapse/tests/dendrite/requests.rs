@@ -3,13 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use schwann_synapse::{
+    axon_info::AxonInfo,
     btauth::{Verifier, body_sha256},
+    call_error::CallError,
     dendrite::{Inputs, Protocol},
     keys::{BytesWrapping, KeyCache, PublicKey, parse_signature_hex},
     nonce::MemoryNonceStore,
     python::{Dict, Value},
     ss58::Hotkey,
     synapse::Ask as _,
+    target::TargetError,
 };
 
 use crate::fake::{
@@ -56,6 +59,16 @@ async fn headers_are_in_the_order_of_the_reference() {
     ] {
         assert_eq!(header(&seen[0], name), Some(value), "{name}");
     }
+}
+
+#[tokio::test]
+async fn an_axon_is_called_by_what_the_chain_says_of_it() {
+    let axon = always_saying(fine()).await;
+    let info = AxonInfo::new([127, 0, 0, 1].into(), axon.target.port(), AXON);
+    assert!(dendrite().call(&info, plain()).await.unwrap().is_success());
+    let nobody = AxonInfo::new([127, 0, 0, 1].into(), axon.target.port(), "");
+    let error = dendrite().call(nobody, plain()).await.unwrap_err();
+    assert!(matches!(error, CallError::Target(TargetError::Hotkey)));
 }
 
 #[tokio::test]
