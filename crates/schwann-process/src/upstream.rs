@@ -682,7 +682,7 @@ async fn next(body: &Shared) -> Next {
 impl Handler for Upstream {
     async fn call(&self, call: Call) -> Result<Finished, Error> {
         let (head, body, reply) = call.into_parts();
-        let mut post = Post::json(Bytes::from(body.collect().await?));
+        let mut post = Post::json(body.collect().await?);
         if let Some(content_type) = head.headers.get(header::CONTENT_TYPE) {
             post.content_type = content_type.clone();
         }

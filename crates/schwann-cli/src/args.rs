@@ -1,0 +1,207 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::Flag;
+
+/// Any function as a signed, cancellable stream over HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "schwann", version, propagate_version = true, disable_help_subcommand = true)]
+#[command(after_help = "Settings come from one file, then SCHWANN_* variables, then flags; \
+                        later wins.\nExit codes: 0 done, 1 the call failed, 2 wrong usage or \
+                        configuration.")]
+pub(crate) struct Cli {
+    /// The configuration file; ./schwann.toml if it is there.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Print one JSON object instead of text for people.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// What is logged to stderr: error, warn, info, debug, trace.
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log: Option<String>,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Call a synapse.
+    Call(CallArgs),
+    /// Make, show and use keys.
+    Key {
+        #[command(flatten)]
+        key: KeyFlags,
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+    /// Find out why a call is refused.
+    Doctor(DoctorArgs),
+    /// Show or check the configuration.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Make a new key and print its words. Nothing is stored.
+    New,
+    /// Print the address of the key that is set.
+    Show,
+    /// Sign a message; `-` reads it from stdin.
+    Sign { message: String },
+    /// Check a signature.
+    Verify {
+        /// The message; `-` reads it from stdin.
+        message: String,
+        /// 0x and 128 hexadecimal digits.
+        signature: String,
+        /// Whose signature it should be, as an ss58 address.
+        hotkey: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Print every setting, its value and where it comes from.
+    Show,
+    /// Check the file, its programs and upstreams, without serving.
+    Check,
+}
+
+/// Who signs.
+#[derive(Debug, Default, Args)]
+pub(crate) struct KeyFlags {
+    /// A secret URI, such as //Alice. Other processes can see it: prefer
+    /// SCHWANN_KEY_URI for real keys.
+    #[arg(long, global = true, value_name = "URI", conflicts_with = "wallet")]
+    key_uri: Option<String>,
+    /// A wallet's name.
+    #[arg(long, global = true, value_name = "NAME")]
+    wallet: Option<String>,
+    /// The folder of wallets.
+    #[arg(long, global = true, value_name = "DIR")]
+    wallet_path: Option<String>,
+    /// The wallet's hotkey that signs.
+    #[arg(long, global = true, value_name = "NAME")]
+    wallet_hotkey: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CallArgs {
+    /// URL NAME JSON, or NAME JSON with --many. JSON may be `-` for stdin.
+    #[arg(num_args = 2..=3, required = true, value_names = ["URL", "NAME", "JSON"])]
+    pub(crate) what: Vec<String>,
+    /// The axon's hotkey, as an ss58 address: the call is signed for it.
+    #[arg(long, value_name = "SS58")]
+    pub(crate) hotkey: Option<String>,
+    #[command(flatten)]
+    pub(crate) key: KeyFlags,
+    /// Print the answer's bytes as they arrive.
+    #[arg(long)]
+    pub(crate) stream: bool,
+    /// Fields to hash, in the order of the synapse's class.
+    #[arg(long, value_name = "FIELDS", value_delimiter = ',')]
+    pub(crate) hash: Vec<String>,
+    /// Fields that the synapse's class requires.
+    #[arg(long, value_name = "FIELDS", value_delimiter = ',')]
+    pub(crate) required: Vec<String>,
+    #[command(flatten)]
+    pub(crate) how: HowArgs,
+    /// Call every axon of a JSON list of {ip, port, hotkey}, and print a line
+    /// for each as it completes.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["stream", "hotkey"])]
+    pub(crate) many: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HowArgs {
+    /// Longest call, such as 12s.
+    #[arg(long, value_name = "SPAN")]
+    timeout: Option<String>,
+    /// How the request says who it is from.
+    #[arg(long, value_enum)]
+    protocol: Option<ProtocolArg>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ProtocolArg {
+    V10,
+    Btauth,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The axon, as http://HOST:PORT.
+    pub(crate) url: String,
+    /// The synapse.
+    pub(crate) name: String,
+    /// Its fields; `-` reads them from stdin.
+    #[arg(default_value = "{}", value_name = "JSON")]
+    pub(crate) fields: String,
+    /// The hotkey the axon is believed to have.
+    #[arg(long, value_name = "SS58")]
+    pub(crate) hotkey: String,
+    #[command(flatten)]
+    pub(crate) key: KeyFlags,
+    /// Also see whether a stream arrives piece by piece.
+    #[arg(long)]
+    pub(crate) stream: bool,
+    /// Fields to hash, in the order of the synapse's class.
+    #[arg(long, value_name = "FIELDS", value_delimiter = ',')]
+    pub(crate) hash: Vec<String>,
+    #[command(flatten)]
+    pub(crate) how: HowArgs,
+}
+
+impl Cli {
+    /// The settings that were made by flags.
+    pub(crate) fn flags(&self) -> Vec<Flag> {
+        let mut flags = Vec::new();
+        add(&mut flags, "log", "--log", &self.log);
+        match &self.command {
+            Command::Call(args) => {
+                args.key.flags(&mut flags);
+                args.how.flags(&mut flags);
+            }
+            Command::Doctor(args) => {
+                args.key.flags(&mut flags);
+                args.how.flags(&mut flags);
+            }
+            Command::Key { key, .. } => key.flags(&mut flags),
+            Command::Config { .. } => {}
+        }
+        flags
+    }
+}
+
+impl KeyFlags {
+    fn flags(&self, flags: &mut Vec<Flag>) {
+        add(flags, "key.uri", "--key-uri", &self.key_uri);
+        add(flags, "key.wallet", "--wallet", &self.wallet);
+        add(flags, "key.hotkey", "--wallet-hotkey", &self.wallet_hotkey);
+        add(flags, "key.wallet_path", "--wallet-path", &self.wallet_path);
+    }
+}
+
+impl HowArgs {
+    fn flags(&self, flags: &mut Vec<Flag>) {
+        add(flags, "call.timeout", "--timeout", &self.timeout);
+        let protocol = self.protocol.map(|protocol| match protocol {
+            ProtocolArg::V10 => "v10".to_owned(),
+            ProtocolArg::Btauth => "btauth".to_owned(),
+        });
+        add(flags, "call.protocol", "--protocol", &protocol);
+    }
+}
+
+fn add(flags: &mut Vec<Flag>, key: &'static str, name: &'static str, text: &Option<String>) {
+    flags.extend(text.iter().map(|text| Flag { key, name, text: text.clone() }));
+}

@@ -1,0 +1,104 @@
+//! `schwann config`, and what is asked for and not done.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::{schwann, schwann_in};
+
+#[test]
+fn help_and_version_are_data() {
+    assert!(schwann(&["--help"]).good().contains("Usage: schwann"));
+    assert!(schwann(&["call", "--help"]).good().contains("--many"));
+    assert!(schwann(&["--version"]).good().starts_with("schwann 0."));
+}
+
+#[test]
+fn every_setting_is_shown_with_where_it_comes_from() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(
+        folder.path().join("schwann.toml"),
+        "[axon]\nlisten = \"127.0.0.1:1\"\ntimeout = \"90s\"\nmax_running = 3\n\
+         [[synapse]]\nname = \"Echo\"\nbuiltin = \"echo\"\n",
+    )
+    .unwrap();
+    let variables = [
+        ("SCHWANN_AXON_TIMEOUT", "2m"),
+        ("SCHWANN_AXON_MAX_WAITING", "7"),
+        ("SCHWANN_LOG", "info"),
+    ];
+    let out = schwann_in(folder.path(), &["config", "show", "--log", "debug"], &variables).good();
+    let line = |start: &str| {
+        let found = out.lines().find(|line| line.starts_with(start));
+        found
+            .unwrap_or_else(|| panic!("no {start} in {out}"))
+            .split_whitespace()
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(line("listen"), ["listen", "=", "\"127.0.0.1:1\"", "#", "file"]);
+    assert_eq!(line("max_running"), ["max_running", "=", "3", "#", "file"]);
+    assert_eq!(line("max_waiting"), ["max_waiting", "=", "7", "#", "SCHWANN_AXON_MAX_WAITING"]);
+    assert_eq!(line("log"), ["log", "=", "\"debug\"", "#", "--log"]);
+    assert_eq!(line("stall_timeout"), ["stall_timeout", "=", "\"1m\""]);
+    // What is shown can be used.
+    fs::write(folder.path().join("again.toml"), &out).unwrap();
+    let check = ["config", "check", "--config", "again.toml"];
+    assert_eq!(schwann_in(folder.path(), &check, &[]).good(), "ok: again.toml: 1 synapse\n");
+}
+
+#[test]
+fn settings_as_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = schwann_in(
+        folder.path(),
+        &["config", "show", "--json"],
+        &[("SCHWANN_AXON_LISTEN", "[::1]:9")],
+    );
+    let shown: Value = serde_json::from_str(&out.good()).unwrap();
+    assert_eq!(shown["file"], Value::Null);
+    let listen = &shown["settings"]["axon.listen"];
+    assert_eq!(*listen, serde_json::json!({"value": "[::1]:9", "from": "SCHWANN_AXON_LISTEN"}));
+}
+
+#[test]
+fn a_secret_is_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
+    for flags in [&["config", "show"][..], &["config", "show", "--json"]] {
+        let said = schwann_in(folder.path(), flags, &[("SCHWANN_KEY_URI", words)]);
+        let out = said.good();
+        assert!(out.contains("(not shown)") && !out.contains("bottom"), "{out}");
+    }
+    let said = schwann_in(folder.path(), &["key", "show"], &[("SCHWANN_KEY_URI", "drive obey")]);
+    assert!(said.code == 2 && !said.err.contains("obey"), "{said:?}");
+}
+
+#[test]
+fn a_good_file_is_checked_with_its_programs() {
+    let folder = tempfile::tempdir().unwrap();
+    let inside = folder.path().join("inside");
+    fs::create_dir(&inside).unwrap();
+    std::os::unix::fs::symlink("/bin/true", inside.join("program")).unwrap();
+    // Programs are found from the file's folder, wherever it is read from.
+    fs::write(
+        inside.join("axon.toml"),
+        "[key]\nuri = \"//Alice\"\n[[synapse]]\nname = \"A\"\ncommand = [\"./program\", \"-x\"]\n\
+         sandbox = \"none\"\nhash = [\"text\"]\ntimeout = \"5s\"\n\
+         [[synapse]]\nname = \"B\"\nupstream = \"http://127.0.0.1:9/b\"\nstream = true\n",
+    )
+    .unwrap();
+    let check = ["config", "check", "--config", "inside/axon.toml", "--json"];
+    let out = schwann_in(folder.path(), &check, &[]).good();
+    let checked: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(checked["synapses"], serde_json::json!(["A", "B"]));
+    assert_eq!(
+        schwann(&["config", "check"]).good(),
+        "ok: the defaults (there is no file): 0 synapses\n"
+    );
+}
+
+#[test]
+fn variables_of_other_tools_are_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    schwann_in(folder.path(), &["config", "check"], &[("SCHWANN_VECTORS", "x")]).good();
+}
