@@ -49,7 +49,7 @@ use crate::{
     metrics::{Metrics, RouteMetrics, Spoken, UNKNOWN},
     nonce::{Freshness, MemoryNonceStore, NonceStore, ReferenceNonces, now_ns},
     python::{Dict, Int, Value},
-    route::{BodyFault, Outcome, Running},
+    route::{Answer, BodyFault, Outcome, Running},
     ss58::Hotkey,
     synapse::{DEFAULT_TIMEOUT, Envelope},
     terminal::TerminalInfo,
@@ -190,7 +190,7 @@ impl AxonBuilder {
     }
 
     /// The most memory that bodies on their way in may take together, in bytes. Default: 256 MiB. Callers beyond it wait,
-    /// and get 503 when that takes too long.
+    /// until their deadline (408).
     #[must_use]
     pub fn max_bodies(mut self, bytes: u64) -> Self {
         self.max_bodies = bytes;
@@ -529,7 +529,8 @@ impl Exchange<'_> {
                 self.ended(self.tally.status().unwrap_or(200));
                 Ok(finished)
             }
-            Ok(Ok(Outcome::Filled { fields, hash, status, message, reply })) => {
+            Ok(Ok(Outcome::Filled(answer))) => {
+                let Answer { fields, hash, status, message, reply } = *answer;
                 let StreamReply { reply, mut face, .. } = reply;
                 face.hash = hash;
                 let took = self.started.elapsed().as_secs_f64();

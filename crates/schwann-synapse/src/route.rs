@@ -143,14 +143,17 @@ pub(crate) struct Running {
 
 /// What a handler made.
 pub(crate) enum Outcome {
-    Filled {
-        fields: Dict,
-        hash: BodyHash,
-        status: StatusCode,
-        message: Cow<'static, str>,
-        reply: StreamReply,
-    },
+    Filled(Box<Answer>),
     Streamed(Finished),
+}
+
+/// An answer that is not streamed.
+pub(crate) struct Answer {
+    pub(crate) fields: Dict,
+    pub(crate) hash: BodyHash,
+    pub(crate) status: StatusCode,
+    pub(crate) message: Cow<'static, str>,
+    pub(crate) reply: StreamReply,
 }
 
 /// A body that became a synapse whose hash agrees, ready to run.
@@ -407,7 +410,7 @@ fn outcome<S: Synapse>(filled: Filled<S>, reply: StreamReply) -> Result<Outcome,
     let Filled { synapse, status, message } = filled;
     let fields = synapse.to_fields()?;
     let hash = BodyHash::of(|hasher| synapse.hash_fields(hasher));
-    Ok(Outcome::Filled { fields, hash, status, message, reply })
+    Ok(Outcome::Filled(Box::new(Answer { fields, hash, status, message, reply })))
 }
 
 type Run<S> = dyn Fn(S, Running) -> Boxed<Result<Outcome, SynapseError>> + Send + Sync;
@@ -498,7 +501,8 @@ impl UntypedRoute {
                 let filled: Filled<Untyped> = filling.await.map_err(Into::into)?.into();
                 let Filled { synapse, status, message } = filled;
                 let hash = BodyHash::of(|hasher| synapse.hash_fields(hasher));
-                Ok(Outcome::Filled { fields: synapse.fields, hash, status, message, reply })
+                let fields = synapse.fields;
+                Ok(Outcome::Filled(Box::new(Answer { fields, hash, status, message, reply })))
             })
         })
     }
