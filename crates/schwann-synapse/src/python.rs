@@ -610,7 +610,7 @@ pub(crate) fn write_str_repr(text: &str, out: &mut String, unicode: UnicodeVersi
 /// What `int()` and `float()` read in `text`: spaces stripped, digits of other scripts made ASCII, `_` between digits
 /// taken out. `None` where an underscore or a character stands that neither accepts.
 fn python_number_text(text: &str) -> Option<std::borrow::Cow<'_, str>> {
-    // CPython strips only C's spaces from ASCII text, and first turns Unicode's spaces into those otherwise.
+    // CPython makes every space beyond ASCII one of ASCII, and then strips what C calls spaces.
     let c_space = |c: char| matches!(c, ' ' | '\t'..='\r');
     if text.is_ascii() {
         let stripped = text.trim_matches(c_space);
@@ -622,12 +622,10 @@ fn python_number_text(text: &str) -> Option<std::borrow::Cow<'_, str>> {
     }
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
-        // Python's spaces: Unicode's, and the four ASCII separators.
-        let space = c.is_whitespace() || ('\x1c'..='\x1f').contains(&c);
         match decimal_digit(c) {
             Some(digit) => plain.push(char::from(b'0' + digit)),
-            None if space => plain.push(' '),
             None if c.is_ascii() => plain.push(c),
+            None if c.is_whitespace() => plain.push(' '),
             None => return None,
         }
     }

@@ -14,6 +14,8 @@ mod headers;
 mod literal;
 mod nonce_window;
 mod nonprintable;
+#[path = "../numbers/mod.rs"]
+mod numbers;
 mod set;
 mod shapes;
 mod signatures;

@@ -8,7 +8,7 @@ use schwann_synapse::{
 };
 use serde::Deserialize;
 
-use crate::{annotation::Annotation, set};
+use crate::{annotation::Annotation, numbers::Numbers, set};
 
 #[derive(Deserialize)]
 struct Shape {
@@ -36,24 +36,6 @@ fn shapes() -> Vec<Shape> {
     let shapes: Vec<Shape> = from_value(Value::parse_json(&bytes).unwrap()).unwrap();
     assert!(!shapes.is_empty());
     shapes
-}
-
-/// Numbers that look random and are the same every time.
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, bound: u64) -> u64 {
-        // SplitMix64.
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ mixed >> 31) % bound
-    }
-
-    fn pick<T: Clone>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len() as u64) as usize].clone()
-    }
 }
 
 const TEXTS: [&str; 9] = [
