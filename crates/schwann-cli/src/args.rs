@@ -31,12 +31,16 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Serve sample synapses, or those of the file, with what is needed to try them.
+    Up(ServeArgs),
+    /// Serve the synapses of a file: programs, HTTP upstreams and builtins.
+    Axon(ServeArgs),
     /// Call a synapse.
     Call(CallArgs),
     /// Make, show and use keys.
     Key {
         #[command(flatten)]
-        key: KeyFlags,
+        key: OwnKeyFlags,
         #[command(subcommand)]
         command: KeyCommand,
     },
@@ -51,7 +55,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
-    /// Make a new key and print its words. Nothing is stored.
+    /// Make a new key and print its words. It is stored only with --wallet.
     New,
     /// Print the address of the key that is set.
     Show,
@@ -64,7 +68,8 @@ pub(crate) enum KeyCommand {
         /// 0x and 128 hexadecimal digits.
         signature: String,
         /// Whose signature it should be, as an ss58 address.
-        hotkey: String,
+        #[arg(value_name = "SS58")]
+        whose: String,
     },
 }
 
@@ -77,8 +82,8 @@ pub(crate) enum ConfigCommand {
 }
 
 /// Who signs.
-#[derive(Debug, Default, Args)]
-pub(crate) struct KeyFlags {
+#[derive(Debug, Args)]
+struct KeyFlags {
     /// A secret URI, such as //Alice. Other processes can see it: prefer
     /// SCHWANN_KEY_URI for real keys.
     #[arg(long, global = true, value_name = "URI", conflicts_with = "wallet")]
@@ -89,9 +94,38 @@ pub(crate) struct KeyFlags {
     /// The folder of wallets.
     #[arg(long, global = true, value_name = "DIR")]
     wallet_path: Option<String>,
+}
+
+/// Who signs, where no other hotkey is meant.
+#[derive(Debug, Args)]
+pub(crate) struct OwnKeyFlags {
+    #[command(flatten)]
+    key: KeyFlags,
     /// The wallet's hotkey that signs.
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME", alias = "wallet-hotkey")]
+    hotkey: Option<String>,
+}
+
+/// Who signs, where --hotkey is the axon's.
+#[derive(Debug, Args)]
+pub(crate) struct CallerKeyFlags {
+    #[command(flatten)]
+    key: KeyFlags,
+    /// The wallet's hotkey that signs.
+    #[arg(long, value_name = "NAME")]
     wallet_hotkey: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Where to listen; port 0 picks a free one.
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Where metrics are served, in Prometheus text form.
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<String>,
+    #[command(flatten)]
+    key: OwnKeyFlags,
 }
 
 #[derive(Debug, Args)]
@@ -103,7 +137,7 @@ pub(crate) struct CallArgs {
     #[arg(long, value_name = "SS58")]
     pub(crate) hotkey: Option<String>,
     #[command(flatten)]
-    pub(crate) key: KeyFlags,
+    key: CallerKeyFlags,
     /// Print the answer's bytes as they arrive.
     #[arg(long)]
     pub(crate) stream: bool,
@@ -150,7 +184,7 @@ pub(crate) struct DoctorArgs {
     #[arg(long, value_name = "SS58")]
     pub(crate) hotkey: String,
     #[command(flatten)]
-    pub(crate) key: KeyFlags,
+    key: CallerKeyFlags,
     /// Also see whether a stream arrives piece by piece.
     #[arg(long)]
     pub(crate) stream: bool,
@@ -176,6 +210,11 @@ impl Cli {
                 args.how.flags(&mut flags);
             }
             Command::Key { key, .. } => key.flags(&mut flags),
+            Command::Up(args) | Command::Axon(args) => {
+                add(&mut flags, "axon.listen", "--listen", &args.listen);
+                add(&mut flags, "axon.metrics", "--metrics", &args.metrics);
+                args.key.flags(&mut flags);
+            }
             Command::Config { .. } => {}
         }
         flags
@@ -186,8 +225,21 @@ impl KeyFlags {
     fn flags(&self, flags: &mut Vec<Flag>) {
         add(flags, "key.uri", "--key-uri", &self.key_uri);
         add(flags, "key.wallet", "--wallet", &self.wallet);
-        add(flags, "key.hotkey", "--wallet-hotkey", &self.wallet_hotkey);
         add(flags, "key.wallet_path", "--wallet-path", &self.wallet_path);
+    }
+}
+
+impl OwnKeyFlags {
+    fn flags(&self, flags: &mut Vec<Flag>) {
+        self.key.flags(flags);
+        add(flags, "key.hotkey", "--hotkey", &self.hotkey);
+    }
+}
+
+impl CallerKeyFlags {
+    fn flags(&self, flags: &mut Vec<Flag>) {
+        self.key.flags(flags);
+        add(flags, "key.hotkey", "--wallet-hotkey", &self.wallet_hotkey);
     }
 }
 

@@ -13,7 +13,10 @@ use std::{
 };
 
 use schwann_process::{ByteSize, Span};
-use schwann_synapse::dendrite::Protocol;
+use schwann_synapse::{
+    dendrite::Protocol,
+    wallet::{Wallet, WalletError, password_variable, reveal_password},
+};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use toml::{Spanned, Table, Value};
 
@@ -34,16 +37,17 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("key.uri", "\"//Alice\""),
     ("key.wallet", "\"default\""),
     ("key.hotkey", "\"default\""),
-    ("key.wallet_path", "\"/home/me/.bittensor/wallets\""),
+    ("key.wallet_path", "\"~/.bittensor/wallets\""),
+    ("key.password", "\"open sesame\""),
     ("axon.listen", "\"127.0.0.1:8091\""),
     ("axon.metrics", "\"127.0.0.1:9091\""),
     ("axon.verify", "\"hardened\""),
     ("axon.timeout", "\"60s\""),
-    ("axon.max_body", "\"64MiB\""),
+    ("axon.max_body", "\"16MiB\""),
     ("axon.max_connections", "4096"),
-    ("axon.max_running", "256"),
+    ("axon.max_running", "1024"),
     ("axon.max_waiting", "1024"),
-    ("axon.max_wait", "\"5s\""),
+    ("axon.nonces", "\"/var/lib/schwann/nonces\""),
     ("axon.stall_timeout", "\"60s\""),
     ("axon.drain_timeout", "\"30s\""),
     ("call.timeout", "\"12s\""),
@@ -52,7 +56,7 @@ const EXAMPLES: &[(&str, &str)] = &[
 ];
 
 /// Keys whose value is shown to nobody.
-const SECRET: &[&str] = &["key.uri"];
+const SECRET: &[&str] = &["key.uri", "key.password"];
 
 /// All settings, from all layers.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -80,6 +84,48 @@ pub(crate) struct KeySettings {
     pub(crate) hotkey: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) wallet_path: Option<PathBuf>,
+    /// The password of the wallet's hotkey, if that is encrypted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) password: Option<String>,
+}
+
+impl KeySettings {
+    /// Whether any key is set.
+    pub(crate) fn is_set(&self) -> bool {
+        self.uri.is_some() || self.wallet.is_some()
+    }
+
+    /// The wallet's folder of wallets, and its hotkey's name.
+    pub(crate) fn hotkey_file(&self) -> Option<(Wallet, &str)> {
+        let wallet = self.wallet.as_deref()?;
+        let wallets = self.wallet_path.as_deref().unwrap_or(Path::new("~/.bittensor/wallets"));
+        let wallet = Wallet::at(&from_home(wallets), wallet).ok()?;
+        Some((wallet, self.hotkey.as_deref().unwrap_or("default")))
+    }
+
+    /// The password of a keyfile: the one that is set, or the one in the
+    /// variable in which the Python wallet looks for it.
+    pub(crate) fn password_of(&self, file: &Path) -> Result<Option<Password>, WalletError> {
+        if let Some(password) = &self.password {
+            return Ok(Some(Password::from(password.clone())));
+        }
+        let variable = password_variable(&file.to_string_lossy());
+        match env::var_os(&variable).and_then(|value| value.into_string().ok()) {
+            Some(value) => reveal_password(&variable, &value).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// A password, wiped when it is dropped.
+pub(crate) type Password = zeroize::Zeroizing<String>;
+
+/// `~` is for shells, but everybody writes it.
+fn from_home(path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), env::home_dir()) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path.to_owned(),
+    }
 }
 
 /// How synapses are served.
@@ -104,8 +150,9 @@ pub(crate) struct AxonSettings {
     pub(crate) max_running: u32,
     /// Most calls that wait for their turn.
     pub(crate) max_waiting: u32,
-    /// Longest wait for a turn.
-    pub(crate) max_wait: Span,
+    /// The folder in which used nonces are remembered over a restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) nonces: Option<PathBuf>,
     /// Longest wait for a client that neither sends nor takes.
     pub(crate) stall_timeout: Span,
     /// Longest wait for calls under way when it is told to stop.
@@ -119,11 +166,11 @@ impl Default for AxonSettings {
             metrics: None,
             verify: Verify::Hardened,
             timeout: Span::from_secs(60),
-            max_body: ByteSize::new(64 << 20),
+            max_body: ByteSize::new(16 << 20),
             max_connections: 4096,
-            max_running: 256,
+            max_running: 1024,
             max_waiting: 1024,
-            max_wait: Span::from_secs(5),
+            nonces: None,
             stall_timeout: Span::from_secs(60),
             drain_timeout: Span::from_secs(30),
         }
@@ -323,6 +370,9 @@ impl Config {
             return Err(Problem::usage("both `key.uri` and `key.wallet` are set")
                 .hint("a key is either a URI or a wallet's hotkey"));
         }
+        if key.wallet.is_some() && key.hotkey_file().is_none() {
+            return Err(self.blame("key.wallet", "a wallet's name is the name of one folder"));
+        }
         if key.hotkey.is_some() && key.wallet.is_none() {
             return Err(Problem::usage(
                 "`key.hotkey` names a wallet's hotkey, but no wallet is set",
@@ -357,6 +407,11 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Whether the file has synapses.
+    pub(crate) fn has_synapses(&self) -> bool {
+        !self.settings.synapse.is_empty()
     }
 
     /// The synapses of the file, each checked, with what serves it.

@@ -2,12 +2,14 @@
 
 use std::{
     io::{self, Read},
+    path::PathBuf,
     sync::Arc,
 };
 
 use schwann_synapse::{
     keys::{Keypair, PublicKey, Signer, parse_signature_hex, signature_hex},
     ss58::{Hotkey, Ss58},
+    wallet::{Keyfile, Overwrite, Protection, Wallet, WalletError},
 };
 use serde_json::json;
 
@@ -25,14 +27,34 @@ pub(crate) fn load(settings: &KeySettings) -> Result<Arc<dyn Signer>, Problem> {
     if let Some(uri) = &settings.uri {
         return Ok(Arc::new(of_uri(uri)?));
     }
-    if settings.wallet.is_some() {
-        return Err(Problem::usage("wallet files cannot be read yet")
-            .hint("--key-uri gives a key as a secret URI"));
+    if let Some((wallet, name)) = settings.hotkey_file() {
+        return of_wallet(settings, &wallet, name)
+            .map(|key| -> Arc<dyn Signer> { Arc::new(key) })
+            .map_err(|error| in_wallet(&error));
     }
     Err(Problem::usage("there is no key to sign with").hint(
         "--key-uri //Alice signs with a key for tests; SCHWANN_KEY_URI keeps a real one out of \
          the list of processes",
     ))
+}
+
+fn of_wallet(settings: &KeySettings, wallet: &Wallet, name: &str) -> Result<Keypair, WalletError> {
+    let password = settings.password_of(&wallet.hotkey_path(name)?)?;
+    wallet.hotkey(name, password.as_ref().map(|password| password.as_str()))?.into_keypair()
+}
+
+fn in_wallet(error: &WalletError) -> Problem {
+    let problem = Problem::usage(chain(error));
+    match error {
+        WalletError::PasswordNeeded => problem.hint("SCHWANN_KEY_PASSWORD gives the password"),
+        WalletError::Exists { .. } => {
+            problem.hint("a key that is lost is lost: remove it yourself")
+        }
+        WalletError::File { .. } => {
+            problem.hint("--wallet NAME, --hotkey NAME and --wallet-path DIR name the file")
+        }
+        _ => problem,
+    }
 }
 
 /// The key of a secret URI, which is never repeated in a message.
@@ -59,7 +81,7 @@ pub(crate) fn hotkey(text: &str) -> Result<Hotkey, Problem> {
 
 pub(crate) fn run(command: KeyCommand, config: &Config, json: bool) -> Result<(), Problem> {
     match command {
-        KeyCommand::New => new(json),
+        KeyCommand::New => new(&config.settings.key, json),
         KeyCommand::Show => show(&*load(&config.settings.key)?, json),
         KeyCommand::Sign { message } => {
             let key = load(&config.settings.key)?;
@@ -73,7 +95,7 @@ pub(crate) fn run(command: KeyCommand, config: &Config, json: bool) -> Result<()
                 false => print_line(signature),
             }
         }
-        KeyCommand::Verify { message, signature, hotkey: address } => {
+        KeyCommand::Verify { message, signature, whose: address } => {
             let hotkey = hotkey(&address)?;
             let signature = parse_signature_hex(&signature).map_err(|error| {
                 Problem::usage(format!("the signature cannot be read: {error}"))
@@ -94,16 +116,49 @@ pub(crate) fn run(command: KeyCommand, config: &Config, json: bool) -> Result<()
     }
 }
 
-fn new(json: bool) -> Result<(), Problem> {
+fn new(settings: &KeySettings, json: bool) -> Result<(), Problem> {
+    if settings.uri.is_some() {
+        return Err(Problem::usage("a new key is not made of a URI")
+            .hint("--wallet NAME --hotkey NAME stores it; without, nothing is stored"));
+    }
     let (key, phrase) = Keypair::generate().map_err(|error| Problem::failed(chain(&error)))?;
-    say("note: these words are the key. Whoever has them signs as you; nothing was stored.");
+    let mut stored = None;
+    if let Some((wallet, name)) = settings.hotkey_file() {
+        stored = Some(store(settings, &wallet, name, &phrase).map_err(|error| in_wallet(&error))?);
+    }
+    say(match &stored {
+        Some(file) => format!(
+            "note: stored in {}. These words are the key: whoever has them signs as you.",
+            file.display()
+        ),
+        None => "note: these words are the key. Whoever has them signs as you; nothing was stored."
+            .to_owned(),
+    });
     match json {
         true => print_line(json!({
             "hotkey": key.hotkey().to_string(),
             "phrase": phrase.as_str(),
+            "file": stored,
         })),
         false => print_line(format!("hotkey: {}\nphrase: {}", key.hotkey(), phrase.as_str())),
     }
+}
+
+fn store(
+    settings: &KeySettings,
+    wallet: &Wallet,
+    name: &str,
+    phrase: &str,
+) -> Result<PathBuf, WalletError> {
+    let file = wallet.hotkey_path(name)?;
+    let password = settings.password_of(&file)?;
+    let protection = match &password {
+        Some(password) => Protection::Password(password),
+        // As the Python wallet does with hotkeys: servers sign with nobody there.
+        None => Protection::Plain,
+    };
+    wallet.write_hotkey(name, &Keyfile::from_mnemonic(phrase)?, protection, Overwrite::Refuse)?;
+    Ok(file)
 }
 
 fn show(key: &dyn Signer, json: bool) -> Result<(), Problem> {

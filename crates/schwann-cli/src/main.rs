@@ -1,12 +1,15 @@
 //! The `schwann` binary.
 
 mod args;
+mod axon;
 mod call;
 mod config;
 mod doctor;
 mod key;
 mod problem;
+mod program;
 mod routes;
+mod up;
 
 use std::{io, process::ExitCode};
 
@@ -34,8 +37,10 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Problem> {
     let config = Config::load(cli.config.clone(), cli.flags())?;
-    log(&config)?;
+    log(&config, &cli.command)?;
     match cli.command {
+        Command::Up(_) => block_on(up::run(&config, cli.json)),
+        Command::Axon(_) => block_on(axon::run(&config, cli.json)),
         Command::Call(args) => block_on(call::run(args, &config, cli.json)),
         Command::Doctor(args) => block_on(doctor::run(args, &config, cli.json)),
         Command::Key { command, .. } => key::run(command, &config, cli.json),
@@ -47,7 +52,7 @@ fn run(cli: Cli) -> Result<(), Problem> {
 /// Reads everything that serving would need, and says that it is good.
 fn check(config: &Config, json: bool) -> Result<(), Problem> {
     let servers = config.servers()?;
-    if config.settings.key.uri.is_some() || config.settings.key.wallet.is_some() {
+    if config.settings.key.is_set() {
         key::load(&config.settings.key)?;
     }
     let names: Vec<_> = servers.iter().map(|(route, _)| &route.name).collect();
@@ -74,8 +79,12 @@ fn block_on(work: impl Future<Output = Result<(), Problem>>) -> Result<(), Probl
         .block_on(work)
 }
 
-fn log(config: &Config) -> Result<(), Problem> {
-    let filter = EnvFilter::try_new(config.settings.log.as_deref().unwrap_or("warn"));
+fn log(config: &Config, command: &Command) -> Result<(), Problem> {
+    let quiet = match command {
+        Command::Up(_) | Command::Axon(_) => "info",
+        _ => "warn",
+    };
+    let filter = EnvFilter::try_new(config.settings.log.as_deref().unwrap_or(quiet));
     let filter = filter.map_err(|error| Problem::usage(format!("log: {error}")))?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
     Ok(())

@@ -9,7 +9,7 @@ use schwann_process::{
     ByteSize, Command, CommandSpec, Sandbox, Span, SpecError, Upstream, UpstreamSpec,
     UpstreamSpecError,
 };
-use schwann_synapse::{ss58::Hotkey, synapse::BASE_FIELDS};
+use schwann_synapse::{caller, ss58::Hotkey, synapse::BASE_FIELDS};
 use serde::{Deserialize, Serialize};
 
 /// One synapse, as written.
@@ -112,7 +112,7 @@ pub(crate) const EXAMPLES: &[(&str, &str)] = &[
     ("allow_unframed", "true"),
 ];
 
-/// How strictly callers are verified.
+/// How strictly callers are verified, as written.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Verify {
@@ -121,6 +121,21 @@ pub(crate) enum Verify {
     Hardened,
     /// As the Python SDK does, weaknesses included.
     LikeReference,
+    /// Only requests that speak `btauth/1`.
+    Btauth,
+    /// Not at all.
+    Nothing,
+}
+
+impl From<Verify> for caller::Verify {
+    fn from(verify: Verify) -> Self {
+        match verify {
+            Verify::Hardened => Self::Hardened,
+            Verify::LikeReference => Self::LikeReference,
+            Verify::Btauth => Self::BtAuth1,
+            Verify::Nothing => Self::Nothing,
+        }
+    }
 }
 
 /// What comes with the binary.
@@ -136,7 +151,6 @@ pub(crate) enum Builtin {
 }
 
 /// What serves a synapse, checked and ready.
-#[expect(dead_code, reason = "the axon that serves it comes next")]
 #[derive(Clone, Debug)]
 pub(crate) enum Server {
     Command(Command),
@@ -174,7 +188,6 @@ pub(crate) enum RouteError {
 
 impl Route {
     /// A synapse that comes with the binary.
-    #[expect(dead_code, reason = "the axon that serves it comes next")]
     pub(crate) fn of_builtin(name: &str, builtin: Builtin) -> Self {
         let text = format!("name = \"{name}\"");
         let mut route: Self = toml::from_str(&text).expect("a name is all that must be there");
@@ -183,7 +196,6 @@ impl Route {
     }
 
     /// Whether the answer is streamed.
-    #[expect(dead_code, reason = "the axon that serves it comes next")]
     pub(crate) fn streams(&self) -> bool {
         match self.builtin {
             Some(Builtin::Echo) | None => self.stream.unwrap_or(false),

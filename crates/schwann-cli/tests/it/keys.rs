@@ -45,6 +45,29 @@ fn what_is_signed_is_verified() {
 }
 
 #[test]
+fn a_wallet_keeps_a_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let wallet = ["--wallet", "w", "--hotkey", "h", "--wallet-path", "wallets", "--json"];
+    let key = |verb: &str, variables: &[(&str, &str)]| {
+        schwann_in(folder.path(), &[&["key", verb][..], &wallet].concat(), variables)
+    };
+    let hotkey = |said: &crate::Said| {
+        let shown: Value = serde_json::from_str(&said.out).unwrap_or_else(|_| panic!("{said:?}"));
+        shown["hotkey"].as_str().unwrap().to_owned()
+    };
+    let new = key("new", &[]);
+    assert!(new.err.starts_with("note: stored in wallets/w/hotkeys/h."), "{new:?}");
+    assert_eq!(hotkey(&key("show", &[])), hotkey(&new));
+    key("new", &[]).bad(2, "exists already");
+    // With a password it is not readable without.
+    std::fs::remove_file(folder.path().join("wallets/w/hotkeys/h")).unwrap();
+    let password = [("SCHWANN_KEY_PASSWORD", "open sesame")];
+    let new = key("new", &password);
+    assert_eq!(hotkey(&key("show", &password)), hotkey(&new));
+    key("show", &[]).bad(2, "hint: SCHWANN_KEY_PASSWORD gives the password");
+}
+
+#[test]
 fn a_key_comes_from_any_layer_and_later_wins() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("schwann.toml"), "[key]\nwallet = \"w\"\nhotkey = \"h\"")

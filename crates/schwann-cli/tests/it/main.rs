@@ -4,6 +4,7 @@
 
 mod calls;
 mod keys;
+mod serve;
 mod settings;
 mod wrong;
 

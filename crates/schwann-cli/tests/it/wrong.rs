@@ -83,7 +83,10 @@ fn bad_keys() {
     }
     usage(&["key", "show"], "there is no key to sign with");
     usage(&["key", "show", "--key-uri", "//A", "--wallet", "w"], "cannot be used with");
-    usage(&["key", "show", "--wallet-hotkey", "h"], "no wallet is set");
+    usage(&["key", "show", "--hotkey", "h"], "no wallet is set");
+    usage(&["key", "show", "--wallet", "a/b"], "--wallet: a wallet's name is the name of one");
+    usage(&["key", "show", "--wallet", "w", "--wallet-path", "."], "cannot use the keyfile ./w/");
+    usage(&["axon", "--key-uri", "//A"], "there is no synapse to serve");
     usage(&["call", URL, "Echo", "{}", "--hotkey", ALICE], "there is no key to sign with");
     usage(&["call", URL, "Echo", "{}", "--key-uri", "//A"], "the axon's hotkey is needed");
     let not_one = ["call", URL, "Echo", "{}", "--key-uri", "//A", "--hotkey", "5abc"];
@@ -143,7 +146,7 @@ fn bad_settings_in_a_file() {
     file("[axon]\nmax_body = 1000", "write one like `1000B`");
     file("[axon]\nmax_body = \"5MB\"", "write one like `32MiB`");
     file("[axon]\nmax_running = 0", "axon.max_running: must not be zero");
-    file("[axon]\nmax_running = \"8\"", "hint: write it like `max_running = 256`");
+    file("[axon]\nmax_running = \"8\"", "hint: write it like `max_running = 1024`");
     file("[axon]\nverify = \"lax\"", "hint: write it like `verify = \"hardened\"`");
     file("[axon\n", "schwann.toml:1: ");
     file("[key]\nuri = \"//A\"\nwallet = \"w\"", "both `key.uri` and `key.wallet` are set");
