@@ -300,6 +300,11 @@ impl Connection {
         &mut self,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, TrySendError<Request<Full<Bytes>>>> {
+        if self.reused {
+            // Lets the runtime look at its sockets: an end that came while nothing ran here is
+            // seen before the request is written into it, and so is no loss.
+            tokio::task::yield_now().await;
+        }
         // Right after an answer its connection may not have noticed that it is free. If it
         // was closed meanwhile, sending says so and gives the request back.
         let _ = self.sender.ready().await;

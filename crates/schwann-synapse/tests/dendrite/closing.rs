@@ -6,7 +6,7 @@ use schwann_synapse::{call_error::CallError, dendrite::Dendrite};
 use tokio::time::timeout;
 
 use crate::fake::{
-    AXON, Axon, axon, builder, chunk, dendrite, fine, plain, stream_ask, stream_head,
+    AXON, Axon, axon, builder, chunk, dendrite, fine, plain, stream_ask, stream_head, untyped,
 };
 
 /// Answers `/PlainSynapse` never and `/StreamSynapse` with one token and no end.
@@ -32,6 +32,23 @@ async fn a_call_given_up_closes_its_connection() {
     assert!(given_up);
     axon.closed.reached(1).await;
     assert_eq!(dendrite.open_connections(), 0);
+}
+
+#[tokio::test]
+async fn a_call_given_up_while_it_still_sends_closes_its_connection() {
+    // Nobody reads: the request fills the socket and stands still.
+    let axon = axon(|_, wire| async move {
+        std::future::pending::<()>().await;
+        drop(wire);
+    })
+    .await;
+    let dendrite = dendrite();
+    let large = untyped("Large", &format!("{{\"x\": \"{}\"}}", "x".repeat(32 << 20)));
+    let result = dendrite.call(&axon.target, large).timeout(Duration::from_millis(300)).await;
+    assert!(result.is_err_and(|error| error.is_timeout()));
+    while dendrite.open_connections() > 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use schwann_synapse::call_error::CallError;
+use schwann_synapse::{call_error::CallError, target::Target};
 
 use crate::fake::{
-    SUCCESS, always_saying, axon, axon_at, builder, dendrite, fine, header, json, plain, saying,
+    AXON, SUCCESS, always_saying, axon, axon_at, builder, dendrite, fine, header, json, plain,
+    saying,
 };
 
 #[tokio::test]
@@ -53,6 +54,53 @@ async fn a_kept_connection_that_was_closed_costs_the_caller_nothing() {
     for n in 1..=50 {
         dendrite.call(&axon.target, plain()).await.unwrap();
         assert_eq!(axon.requests.count(), n, "a request was read twice");
+    }
+}
+
+#[test]
+fn a_kept_connection_whose_end_was_not_noticed_yet_is_replaced() {
+    use std::io::{Read as _, Write as _};
+
+    // The axon on a thread of its own, and no task of ours running when it closes.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = Target::new("127.0.0.1", listener.local_addr().unwrap().port(), AXON).unwrap();
+    let (closed, when_closed) = std::sync::mpsc::channel();
+    let (go, when_answered) = std::sync::mpsc::channel();
+    let axon = std::thread::spawn(move || {
+        for _ in 0..10 {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"null}") {
+                let mut more = [0; 4096];
+                let n = stream.read(&mut more).unwrap();
+                assert_ne!(n, 0, "closed within a request");
+                seen.extend_from_slice(&more[..n]);
+            }
+            assert_eq!(seen.windows(4).filter(|four| four == b"POST").count(), 1);
+            stream.write_all(fine().as_bytes()).unwrap();
+            when_answered.recv().unwrap();
+            drop(stream);
+            closed.send(()).unwrap();
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let dendrite = dendrite();
+    for _ in 0..10 {
+        let result = runtime.block_on(dendrite.call(&target, plain()).into_future());
+        assert!(result.is_ok(), "{result:?}");
+        go.send(()).unwrap();
+        when_closed.recv().unwrap();
+    }
+    axon.join().unwrap();
+}
+
+#[tokio::test]
+async fn a_new_connection_that_is_closed_is_not_tried_again() {
+    let axon = axon(|_, wire| async move { drop(wire) }).await;
+    for n in 1..=20 {
+        let error = dendrite().call(&axon.target, plain()).await.unwrap_err();
+        assert!(matches!(error, CallError::Disconnected(_)), "{error:?}");
+        assert_eq!(axon.connections.count(), n);
     }
 }
 
@@ -132,9 +180,7 @@ async fn ipv6_is_called_by_its_bracketed_name() {
 #[tokio::test]
 async fn a_host_name_is_looked_up() {
     let axon = always_saying(fine()).await;
-    let named =
-        schwann_synapse::target::Target::new("localhost", axon.target.port(), axon.target.hotkey())
-            .unwrap();
+    let named = Target::new("localhost", axon.target.port(), axon.target.hotkey()).unwrap();
     assert!(dendrite().call(&named, plain()).await.unwrap().is_success());
 }
 
