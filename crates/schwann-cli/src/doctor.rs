@@ -285,6 +285,12 @@ async fn ask_it(
             let said = format!("{name} is what this axon speaks");
             report.add("protocol", Verdict::Bad, said, Some(format!("--protocol {name}")))?;
         }
+        // It checks the receiver before anything else, and says so.
+        Err(CallError::Refused(refusal)) if names_receiver(refusal.message.as_deref()) => {
+            let said = "the axon has another hotkey than --hotkey says";
+            let hint = "its owner, or the chain's metagraph, knows its hotkey";
+            report.add("hotkey", Verdict::Bad, said, Some(hint.to_owned()))?;
+        }
         Err(_) => {
             let said = format!("refused by {name} as well, so the protocol is not the reason");
             report.add("protocol", Verdict::Good, said, None)?;
@@ -341,6 +347,10 @@ fn own_hotkey(message: &str) -> Option<&str> {
     let verified = message.split_once("mismatch with ")?.1;
     let hotkey = verified.split('.').nth(2)?;
     hotkey.bytes().all(|byte| byte.is_ascii_alphanumeric()).then_some(hotkey)
+}
+
+fn names_receiver(message: Option<&str>) -> bool {
+    message.is_some_and(|message| message.to_ascii_lowercase().contains("receiver"))
 }
 
 /// What a refusal usually means.

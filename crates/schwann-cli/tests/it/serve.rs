@@ -235,6 +235,12 @@ fn who_may_not_call_is_refused() {
         &[],
     );
     assert!(said.code == 0 && said.out.contains("ok  call"), "{said:?}");
+    let said = schwann_in(
+        Path::new("/"),
+        &["doctor", axon.url(), "Allowed", "--hotkey", BOB, "--key-uri", "//Bob"],
+        &[],
+    );
+    assert!(said.code == 1 && said.out.contains("BAD hotkey"), "{said:?}");
 }
 
 #[test]
