@@ -11,7 +11,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use crate::{
-    BoxError, Call, ExchangeBody, Handler, Reply, RequestBody, StartFuture,
+    BoxError, Call, Error, ExchangeBody, Handler, Reply, RequestBody, StartFuture,
     exchange::Exchange,
     transport::{Link, Opening, Transport},
 };
@@ -251,6 +251,9 @@ impl<H: Handler> Service<Request<Incoming>> for Calls<H> {
         let exchange = Arc::new(Exchange::new(self.link.clone()));
         let (head, body) = request.into_parts();
         let version = head.version;
+        // RFC 9112 §3.2: a request of HTTP/1.1 that does not name its host once is refused with 400.
+        let hosts = head.headers.get_all(http::header::HOST).iter().count();
+        let unclear = hosts > 1 || (hosts == 0 && version == http::Version::HTTP_11);
         let call = Call {
             head,
             body: RequestBody::new(body, self.max_request_bytes, self.stall),
@@ -258,7 +261,13 @@ impl<H: Handler> Service<Request<Incoming>> for Calls<H> {
             peer: self.peer,
         };
         let handler = Arc::clone(&self.handler);
-        let running = Box::pin(async move { handler.call(call).await });
+        let running = Box::pin(async move {
+            if unclear {
+                let why = "the request must have exactly one Host header";
+                return Err(Error::caller(http::StatusCode::BAD_REQUEST, why));
+            }
+            handler.call(call).await
+        });
         StartFuture::new(exchange, running, version, self.stall)
     }
 }

@@ -206,3 +206,16 @@ async fn a_synchronous_reader_learns_that_its_client_left() {
     learnt.reached(1).await;
     let _ = server.await;
 }
+
+#[tokio::test]
+async fn a_request_that_does_not_name_its_host_once_is_refused_unserved() {
+    for hosts in ["", "host: a\r\nhost: b\r\n"] {
+        let (mut client, _server) =
+            connect(1024, async |_: schwann::Call| -> Result<_, schwann::Error> {
+                panic!("served")
+            });
+        client.write(format!("GET / HTTP/1.1\r\n{hosts}connection: close\r\n\r\n")).await;
+        let seen = client.read_to_end().await;
+        assert!(seen.starts_with("HTTP/1.1 400 "), "{hosts:?}: {seen}");
+    }
+}
