@@ -348,6 +348,7 @@ impl Handler for Axon {
             started,
             spoken: Spoken::v10,
             caller: None,
+            read: false,
             tally: Arc::default(),
             status: None,
             timeout: None,
@@ -401,6 +402,8 @@ struct Exchange<'a> {
     started: Instant,
     spoken: Spoken,
     caller: Option<Hotkey>,
+    /// Whether the headers were well-formed. Until then the reference answers as a synapse of no class.
+    read: bool,
     tally: Arc<Tally>,
     /// Set once the exchange has an end; without one, the client left.
     status: Option<u16>,
@@ -561,6 +564,7 @@ impl Exchange<'_> {
         let parsed = parsed
             .map_err(|error| Refusal::malformed(verify, format!("Malformed request: {error}")))?;
         self.timeout = parsed.timeout;
+        self.read = true;
         let now = (axon.clock)();
         let headers = Arc::new(parsed);
         let dendrite = &headers.dendrite;
@@ -787,6 +791,7 @@ impl Exchange<'_> {
         let claim = axon.btauth.open(pairs, &axon.address, now).map_err(refused)?;
         if let Some(hotkey) = claim.hotkey() {
             self.caller = Some(hotkey);
+            self.read = true;
             listed(route, &hotkey)?;
         }
         json_type(&head.headers, verify)?;
@@ -914,14 +919,14 @@ impl Exchange<'_> {
             ..TerminalInfo::default()
         };
         let parts = HeaderParts {
-            name: if self.caller.is_some() { self.name } else { PING },
-            timeout: if self.caller.is_some() { self.timeout } else { Some(DEFAULT_TIMEOUT) },
+            name: if self.read { self.name } else { PING },
+            timeout: if self.read { self.timeout } else { Some(DEFAULT_TIMEOUT) },
             axon: &axon,
             dendrite: &TerminalInfo::default(),
             inputs: [],
             header_size: Some(Int::ZERO),
             total_size: Some(Int::ZERO),
-            computed_body_hash: Some(""),
+            computed_body_hash: Some(&EMPTY_HASH),
         };
         write_headers(parts, headers);
         Error::server("refused").with_answer(response)
@@ -1242,7 +1247,8 @@ pub struct StreamReply {
 }
 
 impl StreamReply {
-    /// Sends status 200 and the synapse headers. What is written next follows as it comes, each write as one chunk.
+    /// Sends status 200 and the synapse headers. What is written next follows as it comes; writes within a fraction of a
+    /// millisecond may share a chunk.
     pub fn start(self) -> SynapseStream {
         let head = self.face.stream(self.started.elapsed().as_secs_f64());
         self.tally.started.store(200, Ordering::Relaxed);
