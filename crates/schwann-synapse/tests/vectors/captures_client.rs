@@ -123,7 +123,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 fn exchange(entry: &Value, file: &Dict) -> Result<(), String> {
     match text(entry, "group")? {
         "sdk_dendrite_to_fake" | "sdk_to_sdk" => RUNTIME.block_on(client(entry, file)),
-        // The other end's: crafted requests to the Python axon.
+        // The other end's: `captures_axon`.
         "raw_to_sdk_axon" => Ok(()),
         other => Err(format!("nothing checks the group {other}")),
     }

@@ -9,6 +9,7 @@ mod annotation;
 mod axon_info;
 mod body_hash;
 mod btauth1;
+mod captures_axon;
 mod captures_client;
 mod headers;
 mod literal;
@@ -16,10 +17,16 @@ mod nonce_window;
 mod nonprintable;
 #[path = "../numbers/mod.rs"]
 mod numbers;
+mod recorded_routes;
 mod set;
 mod shapes;
 mod signatures;
 mod tensors;
+
+#[path = "../support/exchange.rs"]
+mod exchange;
+#[path = "../support/routes.rs"]
+mod routes;
 
 /// Every kind of file there is a module for.
 const KINDS: &[&set::Kind] = &[
