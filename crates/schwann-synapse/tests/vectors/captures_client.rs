@@ -179,10 +179,44 @@ async fn client(entry: &Value, file: &Dict) -> Result<(), String> {
         _ => false,
     };
     if one && requests.len() <= 1 {
-        replay(name, entry, connections.first(), requests.first(), file).await
-    } else {
-        Ok(())
+        return replay(name, entry, connections.first(), requests.first(), file).await;
     }
+    // Several calls: each result is that of the request with its nonce, or of none where nobody listened.
+    let mut answers = Vec::new();
+    for connection in connections {
+        answers.extend(split_answers(&decoded(connection, "response_b64")?)?);
+    }
+    for result in results(get(entry, "client_result")?) {
+        let nonce = get(get(result, "dendrite")?, "nonce")?.py_str();
+        let at = requests.iter().position(|request| {
+            Recorded::parse(request)
+                .is_ok_and(|asked| asked.header("bt_header_dendrite_nonce") == Some(&nonce))
+        });
+        let connection = at.map(|at| {
+            let answer = answers.get(at).cloned().unwrap_or_default();
+            Value::Dict(Dict::from_iter([("response_b64", Value::from(STANDARD.encode(answer)))]))
+        });
+        let outcome = Dict::from_iter([("result", result.clone())]);
+        let entry = Value::Dict(Dict::from_iter([("client_result", Value::Dict(outcome))]));
+        replay(name, &entry, connection.as_ref(), at.map(|at| &requests[at]), file).await?;
+    }
+    Ok(())
+}
+
+/// The synapses that calls ended with, of one call or of many.
+fn results(outcome: &Value) -> Vec<&Value> {
+    match outcome {
+        Value::List(outcomes) => outcomes.iter().flat_map(results).collect(),
+        Value::Dict(fields) if fields.contains_key("dendrite") => vec![outcome],
+        Value::Dict(fields) => fields.get("result").map(results).unwrap_or_default(),
+        _ => Vec::new(),
+    }
+}
+
+/// The answers of one connection, each with its body.
+fn split_answers(bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    // With a length they are framed as requests are; one without is the connection's only one.
+    split_requests(bytes).or_else(|_| Ok(vec![bytes.to_vec()]))
 }
 
 // --- requests ---
