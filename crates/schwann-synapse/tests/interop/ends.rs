@@ -44,8 +44,13 @@ impl End {
 
     /// Starts this end as an axon.
     pub(crate) async fn serve(&self) -> Peer {
+        self.serve_with(&[]).await
+    }
+
+    /// The same, with these flags before the others.
+    pub(crate) async fn serve_with(&self, first: &[&str]) -> Peer {
         let port = free_port().to_string();
-        let own = ["--port", &port, "--uri", "//interop-axon"];
+        let own = [first, &["--port", &port, "--uri", "//interop-axon"]].concat();
         let axon = Peer::start(&self.program, self.arguments(&own)).await;
         assert_eq!(axon.ready()["port"].to_string(), port, "told to listen there");
         axon
@@ -54,7 +59,19 @@ impl End {
     /// Runs this end as a dendrite against that axon, with all cases.
     pub(crate) async fn call(&self, axon: &Peer) -> Report {
         let port = axon.ready()["port"].to_string();
-        let own = ["--port", &port, "--axon-hotkey", axon.said("hotkey"), "--cases", "all"];
-        peer::run(&self.program, self.arguments(&own), CASES_WITHIN).await
+        self.run(&["--port", &port, "--axon-hotkey", axon.said("hotkey"), "--cases", "all"]).await
     }
+
+    /// Runs this end to its end.
+    pub(crate) async fn run(&self, own: &[&str]) -> Report {
+        peer::run(&self.program, self.arguments(own), CASES_WITHIN).await
+    }
+}
+
+pub(crate) fn our_axon() -> End {
+    End::ours("SCHWANN_INTEROP_AXON", "interop_axon")
+}
+
+pub(crate) fn our_dendrite() -> End {
+    End::ours("SCHWANN_INTEROP_DENDRITE", "interop_dendrite")
 }

@@ -1,17 +1,9 @@
 //! All cases in both directions, and the SDK with itself: if that one fails,
 //! the fault is not ours.
 
-use crate::ends::End;
+use crate::ends::{End, our_axon, our_dendrite};
 
 const CASES: usize = 20;
-
-fn our_axon() -> End {
-    End::ours("SCHWANN_INTEROP_AXON", "interop_axon")
-}
-
-fn our_dendrite() -> End {
-    End::ours("SCHWANN_INTEROP_DENDRITE", "interop_dendrite")
-}
 
 async fn passes(dendrite: End, axon: End) {
     let axon = axon.serve().await;
