@@ -145,7 +145,7 @@ async fn bind(address: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAdd
         Problem::usage(format!("cannot listen on {address}: {error}"))
             .hint(format!("{flag} {} picks a free port", SocketAddr::new(address.ip(), 0)))
     };
-    let listener = TcpListener::bind(address).await.map_err(fail)?;
+    let listener = Server::listen(address).map_err(fail)?;
     let address = listener.local_addr().map_err(fail)?;
     Ok((listener, address))
 }

@@ -16,10 +16,7 @@ use schwann_synapse::{
     python::{Dict, Value},
     ss58::Hotkey,
 };
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 
 #[path = "../tests/support/routes.rs"]
 mod routes;
@@ -79,7 +76,7 @@ async fn serve(args: Args) -> Result<(), Failure> {
         axon = axon.attach(route.deny(args.deny.iter().copied()));
     }
     let axon = axon.build()?;
-    let listener = TcpListener::bind(("127.0.0.1", args.port)).await?;
+    let listener = Server::listen(([127, 0, 0, 1], args.port).into())?;
     let mut ready = Dict::new();
     ready.insert("ready", true);
     ready.insert("hotkey", axon.hotkey().to_string());

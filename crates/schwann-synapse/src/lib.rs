@@ -27,7 +27,7 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let axon = Axon::builder(Keypair::from_uri("//Alice")?).attach(unary(translate)).build()?;
 //! let hotkey = axon.hotkey();
-//! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! let listener = schwann::Server::listen("127.0.0.1:0".parse()?)?;
 //! let address = listener.local_addr()?;
 //! tokio::spawn(schwann::Server::default().run(listener, axon, std::future::pending()));
 //!

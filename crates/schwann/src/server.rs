@@ -4,7 +4,7 @@ use hyper::{Request, Response, body::Incoming, server::conn, service::Service};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
 };
@@ -68,7 +68,26 @@ pub struct Drained {
     pub dropped: usize,
 }
 
+/// Most connections the kernel keeps for a server that has not accepted them
+/// yet. Fan-outs arrive in bursts, and what is over this waits a second or more
+/// for its next attempt; the kernel may lower it (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
+
 impl Server {
+    /// Listens at `address`, with room for bursts of connections. `TcpListener::bind`
+    /// would do, but keeps only 128 in waiting.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the address is in use, not this machine's, or not permitted.
+    pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // Connections of a predecessor may linger in the kernel.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    }
+
     /// Serves until `shutdown` resolves, then waits for calls in flight, for
     /// [`drain_timeout`](Self::drain_timeout) at most.
     ///

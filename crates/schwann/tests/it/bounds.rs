@@ -121,9 +121,11 @@ async fn a_body_that_is_not_chunked_as_it_says_is_400() {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_stops_arriving_is_408() {
     let (mut client, _server) = connect(1024, swallow);
+    let before = Instant::now();
     client.write("POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 5\r\n\r\nhe").await;
     let seen = client.read_until("stopped arriving").await;
     assert!(seen.starts_with("HTTP/1.1 408"), "{seen}");
+    assert_eq!(before.elapsed().as_secs(), Server::default().stall_timeout.as_secs());
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use schwann::{BlockingPool, Call, Drained, Error, Finished, Handler, Server};
 use schwann_testkit::{gate, probe};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     sync::oneshot,
     task::JoinHandle,
 };
@@ -18,7 +18,7 @@ async fn listen(
     server: Server,
     handler: impl Handler,
 ) -> (SocketAddr, oneshot::Sender<()>, JoinHandle<Drained>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = Server::listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(server.run(listener, handler, async move {
@@ -95,6 +95,9 @@ async fn shutdown_waits_for_calls_in_flight_and_takes_no_new_ones() {
     while TcpStream::connect(address).await.is_ok() {
         tokio::task::yield_now().await;
     }
+    let mut task = task;
+    let early = tokio::time::timeout(Duration::from_millis(50), &mut task).await;
+    assert!(early.is_err(), "did not wait");
     gate.open();
     let seen = asked.await.unwrap().unwrap();
     assert!(seen.contains("second") && seen.ends_with("0\r\n\r\n"), "{seen}");
@@ -143,7 +146,9 @@ async fn connections_over_the_limit_wait_their_turn() {
     let first = tokio::spawn(async move { ask(address, close).await });
     entered.reached(1).await;
     let second = tokio::spawn(async move { ask(address, close).await });
-    assert_eq!(entered.count(), 1);
+    // Nothing says that a connection is not accepted; it has had its chance.
+    let two = tokio::time::timeout(Duration::from_millis(100), entered.reached(2)).await;
+    assert!(two.is_err(), "served over the limit");
     gate.open();
     assert!(first.await.unwrap().unwrap().contains("done"));
     entered.reached(2).await;
@@ -175,7 +180,8 @@ async fn a_pool_refuses_what_it_has_no_room_for() {
     let mut waiting = Box::pin(pool.run(|| 7));
     assert!(poll_once(&mut running).await.is_pending());
     assert!(poll_once(&mut waiting).await.is_pending());
-    let refused = pool.run(|| ()).await.unwrap_err();
+    let refused = tokio::time::timeout(Duration::from_secs(60), pool.run(|| ())).await;
+    let refused = refused.expect("at once").unwrap_err();
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     release.send(()).unwrap();
     assert!(running.await.unwrap());
