@@ -32,7 +32,10 @@ use http::{
 };
 use schwann::{BlockingPool, Call, Error, Finished, Handler, Reply, ReplyStream, RequestBody};
 use sha2::{Digest, Sha256};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tracing::{Level, debug, error, event_enabled};
 use uuid::Uuid;
 
@@ -81,6 +84,8 @@ struct Inner {
     admission: Admission,
     pool: BlockingPool,
     body_room: Arc<Semaphore>,
+    /// For bodies of callers who are not proven yet: they cannot take the room of those who are.
+    unproven_room: Arc<Semaphore>,
     metrics: Metrics,
     clock: Clock,
 }
@@ -189,8 +194,9 @@ impl AxonBuilder {
         self
     }
 
-    /// The most memory that bodies on their way in may take together, in bytes. Default: 256 MiB. Callers beyond it wait,
-    /// until their deadline (408).
+    /// The most memory that bodies of calls in flight may take together, in bytes. Default: 256 MiB. Callers beyond it wait,
+    /// until their deadline (408). Bodies of `btauth/1`, which come before their caller is proven, have a quarter of that
+    /// for themselves and no more.
     #[must_use]
     pub fn max_bodies(mut self, bytes: u64) -> Self {
         self.max_bodies = bytes;
@@ -300,6 +306,7 @@ impl AxonBuilder {
             }
         }
         let permits = usize::try_from(self.max_bodies / ROOM_UNIT).unwrap_or(usize::MAX);
+        let room = |permits: usize| Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
         Ok(Axon(Arc::new(Inner {
             address: self.hotkey.to_string(),
             hotkey: self.hotkey,
@@ -319,7 +326,8 @@ impl AxonBuilder {
             btauth,
             admission: self.admission,
             pool: self.pool,
-            body_room: Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))),
+            body_room: room(permits),
+            unproven_room: room(permits.div_ceil(4)),
             metrics: self.metrics,
             clock: self.clock,
         })))
@@ -352,6 +360,7 @@ impl Handler for Axon {
             tally: Arc::default(),
             status: None,
             timeout: None,
+            places: None,
         };
         let served = match attached {
             Some(attached) => exchange.serve(attached, &head, body, reply, peer).await,
@@ -408,6 +417,8 @@ struct Exchange<'a> {
     /// Set once the exchange has an end; without one, the client left.
     status: Option<u16>,
     timeout: Option<f64>,
+    /// The body's places among all bodies, until the exchange ends.
+    places: Option<OwnedSemaphorePermit>,
 }
 
 /// Bytes that went either way, and whether a reply was begun.
@@ -720,7 +731,7 @@ impl Exchange<'_> {
         let Signed { mut caller, mut hash, bound } = signed;
         json_type(&head.headers, verify)?;
         let deadline = self.started + caller.timeout;
-        let bytes = self.read(body, deadline, caller.timeout).await?;
+        let bytes = self.read(body, &self.axon.body_room, deadline, caller.timeout).await?;
         if let Some(claim) = bound {
             let sha256: [u8; 32] = Sha256::digest(&bytes).into();
             let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
@@ -801,7 +812,7 @@ impl Exchange<'_> {
         let timeout = timeout.map_or(limit, |timeout| {
             Duration::try_from_secs_f64(timeout).map_or(limit, |timeout| timeout.min(limit))
         });
-        let bytes = self.read(body, self.started + timeout, timeout).await?;
+        let bytes = self.read(body, &axon.unproven_room, self.started + timeout, timeout).await?;
         let sha256 = btauth::body_sha256(&bytes);
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
         // The body took its time: freshness was judged when the head came, the nonce is used up now.
@@ -830,39 +841,46 @@ impl Exchange<'_> {
 
     /// The body, in time and within what bodies may take together.
     async fn read(
-        &self,
+        &mut self,
         mut body: RequestBody,
+        room: &Arc<Semaphore>,
         deadline: Instant,
         timeout: Duration,
     ) -> Result<Bytes, Refusal> {
         let reading = async {
-            let mut whole = Vec::new();
-            let mut room = Vec::new();
+            let mut places: Option<OwnedSemaphorePermit> = None;
             let mut held = ROOM_UNIT;
-            let mut first = None;
+            let mut first = Bytes::new();
+            let mut whole = Vec::new();
+            let mut length = 0;
             while let Some(chunk) = body.chunk().await.map_err(Refusal::of_core)? {
-                let length = (whole.len() + chunk.len()) as u64;
-                self.tally
-                    .received
-                    .store(length + first.as_ref().map_or(0, Bytes::len) as u64, Ordering::Relaxed);
+                length += chunk.len() as u64;
+                self.tally.received.store(length, Ordering::Relaxed);
                 while length > held {
-                    let room_here = Arc::clone(&self.axon.body_room).acquire_owned().await;
-                    room.extend(room_here.ok());
+                    let place = Arc::clone(room).acquire_owned().await.expect("never closed");
+                    match &mut places {
+                        Some(places) => places.merge(place),
+                        None => places = Some(place),
+                    }
                     held += ROOM_UNIT;
                 }
-                match first.take() {
-                    None if whole.is_empty() => first = Some(chunk),
-                    None => whole.extend_from_slice(&chunk),
-                    Some(before) => {
-                        whole.extend_from_slice(&before);
-                        whole.extend_from_slice(&chunk);
-                    }
+                if first.is_empty() {
+                    first = chunk;
+                    continue;
                 }
+                if whole.is_empty() {
+                    whole.extend_from_slice(&first);
+                }
+                whole.extend_from_slice(&chunk);
             }
-            Ok(first.unwrap_or_else(|| whole.into()))
+            Ok((if whole.is_empty() { first } else { whole.into() }, places))
         };
         match tokio::time::timeout_at(deadline, reading).await {
-            Ok(read) => read,
+            Ok(read) => {
+                let (bytes, places) = read?;
+                self.places = places;
+                Ok(bytes)
+            }
             Err(_) => Err(Refusal::late(timeout)),
         }
     }
