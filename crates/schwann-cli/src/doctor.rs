@@ -282,7 +282,7 @@ async fn ask_it(
     };
     match probe(dendrite, target, ask, other).await {
         Ok(()) => {
-            let said = format!("{name} is what this axon speaks");
+            let said = format!("the same call in {name} is served");
             report.add("protocol", Verdict::Bad, said, Some(format!("--protocol {name}")))?;
         }
         // It checks the receiver before anything else, and says so.
