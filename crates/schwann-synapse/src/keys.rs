@@ -1031,33 +1031,6 @@ mod tests {
         assert_eq!(scale_length(1 << 30), [3, 0, 0, 0, 64]);
     }
 
-    /// A measurement, not a gate: run it with `--ignored --nocapture` and `--release`.
-    #[test]
-    #[ignore = "measures"]
-    fn the_cost_of_a_signature() {
-        use std::io::Write as _;
-        let alice = Keypair::from_uri("//Alice").unwrap();
-        let cache = KeyCache::default();
-        let message = [b'm'; 200];
-        let signature = alice.sign(&message);
-        let report = |name: &str, work: &mut dyn FnMut()| {
-            work();
-            let started = std::time::Instant::now();
-            (0..2000).for_each(|_| work());
-            writeln!(std::io::stdout(), "{name}: {:?}", started.elapsed() / 2000).unwrap();
-        };
-        report("sign", &mut || assert_ne!(alice.sign(&message), [0; 64]));
-        report("verify a known caller", &mut || {
-            cache
-                .verify(Scheme::Sr25519, ALICE, &message, &signature, BytesWrapping::Refuse)
-                .unwrap();
-        });
-        report("find a known caller", &mut || drop(cache.resolve(Scheme::Sr25519, ALICE)));
-        let fresh = KeyCache::default();
-        report("decode a stranger", &mut || drop(fresh.resolve(Scheme::Sr25519, ALICE)));
-        report("write an address", &mut || drop(alice.hotkey().to_string()));
-    }
-
     proptest::proptest! {
         #[test]
         fn no_signature_text_panics(text in "(0x)?[0-9a-fA-Fxyz é]{0,140}") {

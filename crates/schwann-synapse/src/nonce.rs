@@ -780,24 +780,4 @@ mod tests {
         let first = clock.next();
         assert!(clock.next() > first && first > NOW / 2);
     }
-
-    /// A measurement, not a gate: run it with `--ignored --nocapture` and `--release`.
-    #[test]
-    #[ignore = "measures"]
-    fn the_cost_of_a_nonce() {
-        use std::io::Write as _;
-        let folder = tempfile::tempdir().unwrap();
-        let disk =
-            PersistentNonceStore::open_at(folder.path(), Durability::Process, Room::default(), NOW)
-                .unwrap();
-        let memory = MemoryNonceStore::new().unwrap();
-        for (name, store) in [("memory", &memory as &dyn NonceStore), ("disk", &disk)] {
-            let started = std::time::Instant::now();
-            for nonce in 0..100_000 {
-                admit(store, 1, NOW + nonce * 1_000_000, NOW + nonce * 1_000_000).unwrap();
-            }
-            writeln!(std::io::stdout(), "admit in {name}: {:?}", started.elapsed() / 100_000)
-                .unwrap();
-        }
-    }
 }

@@ -613,36 +613,22 @@ mod tests {
         assert!(matches!(second, Err(OpenError::InUse { .. })));
     }
 
-    /// Not a test by itself: the process that the next one kills.
-    #[test]
-    #[ignore = "started by a_killed_process_forgets_nothing_it_admitted"]
-    fn admits_until_killed() {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "how the parent test tells its child the folder"
-        )]
-        let Ok(folder) = std::env::var("SCHWANN_TEST_NONCES") else { return };
-        let store = PersistentNonceStore::open(Path::new(&folder), Durability::Process).unwrap();
-        for _ in 0..u32::MAX {
-            let nonce = super::super::now_ns();
-            if admit(&store, nonce, nonce).is_ok() {
-                use std::io::Write as _;
-                writeln!(io::stdout(), "admitted {nonce}").unwrap();
-            }
-        }
-    }
-
+    /// The test starts itself as the process to kill, and that one finds the
+    /// folder in its environment.
     #[test]
     fn a_killed_process_forgets_nothing_it_admitted() {
+        #[expect(clippy::disallowed_methods, reason = "how the test tells its child the folder")]
+        if let Ok(folder) = std::env::var("SCHWANN_TEST_NONCES") {
+            return admit_until_killed(Path::new(&folder));
+        }
         let folder = tempfile::tempdir().unwrap();
         let mut known = Vec::new();
         for round in 0..3 {
             #[expect(clippy::disallowed_methods, reason = "the test needs a process to kill")]
             let mut child = std::process::Command::new(std::env::current_exe().unwrap())
                 .args([
-                    "nonce::persistent::tests::admits_until_killed",
+                    "nonce::persistent::tests::a_killed_process_forgets_nothing_it_admitted",
                     "--exact",
-                    "--ignored",
                     "--nocapture",
                 ])
                 .env("SCHWANN_TEST_NONCES", folder.path())
@@ -667,6 +653,17 @@ mod tests {
         let now = super::super::now_ns();
         for nonce in known {
             assert_eq!(admit(&store, nonce, now), Err(NonceError::Replayed));
+        }
+    }
+
+    fn admit_until_killed(folder: &Path) {
+        let store = PersistentNonceStore::open(folder, Durability::Process).unwrap();
+        for _ in 0..u32::MAX {
+            let nonce = super::super::now_ns();
+            if admit(&store, nonce, nonce).is_ok() {
+                use std::io::Write as _;
+                writeln!(io::stdout(), "admitted {nonce}").unwrap();
+            }
         }
     }
 }
