@@ -14,15 +14,15 @@ use crate::config::Flag;
                         configuration.")]
 pub(crate) struct Cli {
     /// The configuration file; ./schwann.toml if it is there.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", display_order = 100)]
     pub(crate) config: Option<PathBuf>,
 
     /// Print one JSON object instead of text for people.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 101)]
     pub(crate) json: bool,
 
     /// What is logged to stderr: error, warn, info, debug, trace.
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, value_name = "LEVEL", display_order = 102)]
     log: Option<String>,
 
     #[command(subcommand)]
@@ -59,8 +59,11 @@ pub(crate) enum KeyCommand {
     New,
     /// Print the address of the key that is set.
     Show,
-    /// Sign a message; `-` reads it from stdin.
-    Sign { message: String },
+    /// Sign a message.
+    Sign {
+        /// The message; `-` reads it from stdin.
+        message: String,
+    },
     /// Check a signature.
     Verify {
         /// The message; `-` reads it from stdin.
@@ -130,9 +133,15 @@ pub(crate) struct ServeArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CallArgs {
-    /// URL NAME JSON, or NAME JSON with --many. JSON may be `-` for stdin.
-    #[arg(num_args = 2..=3, required = true, value_names = ["URL", "NAME", "JSON"])]
-    pub(crate) what: Vec<String>,
+    /// The axon, as http://HOST:PORT. Left out with --many.
+    #[arg(value_name = "URL")]
+    pub(crate) first: String,
+    /// The synapse.
+    #[arg(value_name = "NAME")]
+    pub(crate) second: String,
+    /// Its fields; `-` reads them from stdin.
+    #[arg(value_name = "JSON")]
+    pub(crate) third: Option<String>,
     /// The axon's hotkey, as an ss58 address: the call is signed for it.
     #[arg(long, value_name = "SS58")]
     pub(crate) hotkey: Option<String>,
@@ -158,7 +167,7 @@ pub(crate) struct CallArgs {
 #[derive(Debug, Args)]
 pub(crate) struct HowArgs {
     /// Longest call, such as 12s.
-    #[arg(long, value_name = "SPAN")]
+    #[arg(long, value_name = "SPAN", allow_hyphen_values = true)]
     timeout: Option<String>,
     /// How the request says who it is from.
     #[arg(long, value_enum)]

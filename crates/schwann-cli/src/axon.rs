@@ -63,7 +63,7 @@ impl Serving {
         if let Some(folder) = &settings.nonces {
             let store = PersistentNonceStore::open(folder, Durability::default());
             axon = axon.nonce_store(store.map_err(|error| {
-                Problem::usage(format!("cannot use {}: {}", folder.display(), chain(&error)))
+                Problem::usage(chain(&error)).hint("`nonces` is a folder that can be written to")
             })?);
         }
         for (route, server) in servers {

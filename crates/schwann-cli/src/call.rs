@@ -3,13 +3,14 @@
 use std::{
     fs::File,
     io::{self, IsTerminal, Read},
+    num::NonZeroU16,
     path::Path,
     time::Duration,
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use schwann_synapse::{
-    call_error::CallError,
+    call_error::{AnswerError, CallError},
     dendrite::{Answer, Dendrite},
     python::{Dict, Int, Value},
     synapse::Untyped,
@@ -28,19 +29,21 @@ use crate::{
 const MAX_JSON: u64 = 64 << 20;
 
 pub(crate) async fn run(args: CallArgs, config: &Config, json: bool) -> Result<(), Problem> {
-    let (url, name, text) = match (args.what.as_slice(), &args.many) {
-        ([name, text], Some(_)) => (None, name, text),
-        ([url, name, text], None) => (Some(url), name, text),
-        ([..], Some(_)) => {
+    let (url, name, text) = match (&args.third, &args.many) {
+        (None, Some(_)) => (None, &args.first, &args.second),
+        (Some(text), None) => (Some(&args.first), &args.second, text),
+        (Some(_), Some(_)) => {
             return Err(Problem::usage("--many gives the axons, so there is no URL")
                 .hint("schwann call NAME JSON --many FILE"));
         }
-        ([..], None) => {
+        (None, None) => {
             return Err(Problem::usage("URL, NAME and JSON are needed").hint(
                 "schwann call http://127.0.0.1:8091 Echo '{\"text\":\"hi\"}' --hotkey SS58",
             ));
         }
     };
+    named("--hash", &args.hash)?;
+    named("--required", &args.required)?;
     let ask = ask(name, text)?.hash(args.hash).required(args.required);
     if let Some(file) = &args.many {
         let axons = axons(file)?;
@@ -52,6 +55,15 @@ pub(crate) async fn run(args: CallArgs, config: &Config, json: bool) -> Result<(
     match args.stream {
         true => stream(&dendrite, &target, ask, json).await,
         false => unary(&dendrite, &target, ask, json).await,
+    }
+}
+
+/// Fields, each with a name.
+pub(crate) fn named(flag: &str, fields: &[String]) -> Result<(), Problem> {
+    match fields.iter().any(String::is_empty) {
+        true => Err(Problem::usage(format!("{flag}: a field without a name"))
+            .hint(format!("write it like `{flag} text,target`"))),
+        false => Ok(()),
     }
 }
 
@@ -111,13 +123,14 @@ pub(crate) fn target(url: &str, hotkey: Option<&str>) -> Result<Target, Problem>
         return Err(wrong("has more than host and port; the synapse's name stands by itself"));
     }
     let (host, port) = rest.rsplit_once(':').ok_or_else(|| wrong("has no port"))?;
-    let port: u16 = port.parse().map_err(|_| wrong("has no port from 1 to 65535"))?;
+    let port: NonZeroU16 = port.parse().map_err(|_| wrong("has no port from 1 to 65535"))?;
     let hotkey = hotkey.ok_or_else(|| {
         Problem::usage("the axon's hotkey is needed, because the call is signed for it")
             .hint("--hotkey SS58; `schwann key show --key-uri URI` shows a key's")
     })?;
     key::hotkey(hotkey)?;
-    Target::new(host, port, hotkey).map_err(|error| wrong(&chain(&error)))
+    Target::new(host, port.get(), hotkey)
+        .map_err(|error| wrong(&format!("is not an axon's address: {}", chain(&error))))
 }
 
 async fn unary(
@@ -368,6 +381,12 @@ fn failed(error: &CallError, target: &Target) -> Problem {
             problem.hint(format!("is an axon listening on {}?", target.authority()))
         }
         CallError::Timeout { .. } => problem.hint("--timeout 60s waits longer"),
+        CallError::Truncated { .. } => problem.hint(
+            "what serves it failed after it had begun, or the call took longer than its --timeout",
+        ),
+        CallError::Unparsable { source: AnswerError::ContentType { .. }, .. } => {
+            problem.hint("--stream prints an answer that is no JSON as it comes")
+        }
         _ => problem,
     }
 }

@@ -19,6 +19,7 @@ use schwann_synapse::{
 };
 use serde::{Deserialize, Deserializer, Serialize, de};
 use toml::{Spanned, Table, Value};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::{
     problem::{Problem, chain, one_line, print, print_line},
@@ -54,6 +55,10 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("call.protocol", "\"v10\""),
     ("call.max_answer", "\"64MiB\""),
 ];
+
+/// Keys whose value is a path. In a file it is relative to that file, so that
+/// it means the same wherever it is read.
+const PATHS: &[&str] = &["key.wallet_path", "axon.nonces"];
 
 /// Keys whose value is shown to nobody.
 const SECRET: &[&str] = &["key.uri", "key.password"];
@@ -125,6 +130,14 @@ fn from_home(path: &Path) -> PathBuf {
     match (path.strip_prefix("~"), env::home_dir()) {
         (Ok(rest), Some(home)) => home.join(rest),
         _ => path.to_owned(),
+    }
+}
+
+/// A path that a file in `folder` has.
+fn from_file(folder: &Path, path: &str) -> String {
+    match path.starts_with('~') || folder.as_os_str().is_empty() {
+        true => path.to_owned(),
+        false => folder.join(path).to_string_lossy().into_owned(),
     }
 }
 
@@ -354,9 +367,14 @@ impl Config {
         let blame = |error: toml::de::Error| in_file(&path, &text, &error);
         let settings: Settings = toml::from_str(&text).map_err(blame)?;
         let written: Table = toml::from_str(&text).map_err(blame)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
         for (key, _) in EXAMPLES {
             if let Some(value) = get(&written, key) {
-                insert(&mut merged, key, value.clone());
+                let value = match (PATHS.contains(key), value.as_str()) {
+                    (true, Some(text)) => Value::from(from_file(folder, text)),
+                    _ => value.clone(),
+                };
+                insert(&mut merged, key, value);
                 origins.insert((*key).to_owned(), Origin::File);
             }
         }
@@ -379,10 +397,15 @@ impl Config {
             )
             .hint("--wallet NAME, or `wallet = \"NAME\"` beside it"));
         }
-        if let Some(filter) = log
-            && let Err(error) = tracing_subscriber::EnvFilter::try_new(filter)
-        {
-            return Err(self.blame("log", &error.to_string()));
+        if let Some(filter) = log {
+            if let Err(error) = EnvFilter::try_new(filter) {
+                return Err(self.blame("log", &error.to_string()));
+            }
+            // A word alone is a level to a person, and a module to `tracing`.
+            if !filter.contains(['=', ',', '[']) && filter.parse::<LevelFilter>().is_err() {
+                let error = format!("`{filter}` is not one of error, warn, info, debug, trace");
+                return Err(self.blame("log", &error));
+            }
         }
         let spans = [
             ("axon.timeout", axon.timeout),
@@ -582,6 +605,10 @@ fn in_file(path: &Path, text: &str, error: &toml::de::Error) -> Problem {
     let key = key_at(text, span.start);
     let (file, line) = (path.display(), line_of(text, span.start));
     let message = one_line(error.message());
+    if key == "synapse" && message.ends_with("invalid type: map, expected a sequence") {
+        return Problem::usage(format!("{file}:{line}: `[synapse]` is one synapse, not a list"))
+            .hint("write [[synapse]], with two brackets");
+    }
     let Some(rest) = message.strip_prefix("unknown field `") else {
         return match key.is_empty() {
             true => Problem::usage(format!("{file}:{line}: {message}")),

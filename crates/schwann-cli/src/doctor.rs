@@ -86,6 +86,7 @@ impl Report {
 
 pub(crate) async fn run(args: DoctorArgs, config: &Config, json: bool) -> Result<(), Problem> {
     let target = call::target(&args.url, Some(&args.hotkey))?;
+    call::named("--hash", &args.hash)?;
     let ask = call::ask(&args.name, &args.fields)?.hash(args.hash.clone());
     let dendrite = call::dendrite(&config.settings)?;
     let mut report = Report { json, findings: Vec::new() };

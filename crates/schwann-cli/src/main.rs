@@ -11,7 +11,10 @@ mod program;
 mod routes;
 mod up;
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
 
 use clap::{Parser, error::ErrorKind};
 use tracing_subscriber::EnvFilter;
@@ -86,14 +89,19 @@ fn log(config: &Config, command: &Command) -> Result<(), Problem> {
     };
     let filter = EnvFilter::try_new(config.settings.log.as_deref().unwrap_or(quiet));
     let filter = filter.map_err(|error| Problem::usage(format!("log: {error}")))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match io::stderr().is_terminal() {
+        true => log.init(),
+        // Colours in a file are noise.
+        false => log.with_ansi(false).init(),
+    }
     Ok(())
 }
 
 /// What was typed wrong, as one line.
 fn usage(error: &clap::Error) -> Problem {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return Problem::usage("say what to do").hint("`schwann --help` lists the commands");
+        return Problem::usage("say what to do").hint("`--help` lists the commands");
     }
     let text = error.to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);

@@ -1,6 +1,6 @@
 //! `schwann up`: everything on this machine, with nothing written before.
 
-use std::{path::Path, sync::Arc};
+use std::{env, path::Path, sync::Arc};
 
 use schwann_synapse::keys::{Keypair, Signer};
 use serde_json::json;
@@ -25,26 +25,28 @@ pub(crate) async fn run(config: &Config, json: bool) -> Result<(), Problem> {
         true => config.servers()?,
         false => samples(config)?,
     };
-    let tries: Vec<_> = servers.iter().map(|(route, _)| attempt(route)).collect();
-    let signer: Arc<dyn Signer> = match config.settings.key.is_set() {
+    let routes: Vec<_> = servers.iter().map(|(route, _)| route.clone()).collect();
+    let lasting = config.settings.key.is_set();
+    let signer: Arc<dyn Signer> = match lasting {
         true => key::load(&config.settings.key)?,
         false => {
             let (key, _words) =
                 Keypair::generate().map_err(|error| Problem::failed(chain(&error)))?;
-            say("note: no key is set, so this axon has a throw-away one until it stops");
             Arc::new(key)
         }
     };
     let serving = Serving::begin(config, signer, servers).await?;
+    if !lasting {
+        say("note: no key is set, so this axon has a throw-away one until it stops");
+    }
     let url = format!("http://{}", serving.address);
     let hotkey = serving.hotkey();
-    let commands: Vec<_> = tries
+    let schwann = program();
+    let commands: Vec<_> = routes
         .iter()
-        .map(|(name, fields, streams)| {
-            let stream = if *streams { " --stream" } else { "" };
-            format!(
-                "schwann call {url} {name} '{fields}' --hotkey {hotkey} --key-uri //Bob{stream}"
-            )
+        .map(|route| {
+            let (name, fields, flags) = attempt(route);
+            format!("{schwann} call {url} {name} {fields} --hotkey {hotkey} --key-uri //Bob{flags}")
         })
         .collect();
     if json {
@@ -76,9 +78,44 @@ fn samples(config: &Config) -> Result<Vec<(Route, Server)>, Problem> {
     SAMPLES.into_iter().map(sample).collect()
 }
 
-/// A synapse's name, fields to try it with, and whether it streams.
-fn attempt(route: &Route) -> (String, &'static str, bool) {
+/// A synapse's name, fields to try it with, and the flags that takes.
+fn attempt(route: &Route) -> (&str, String, String) {
     let sample = SAMPLES.iter().find(|(name, _, _)| *name == route.name);
-    let fields = sample.map_or("{}", |(_, _, fields)| fields);
-    (route.name.clone(), fields, route.streams())
+    let fields = match sample {
+        Some((_, _, fields)) => (*fields).to_owned(),
+        None => {
+            let needed = route.hash.iter().chain(&route.required);
+            let filled = needed.map(|field| (field.clone(), json!("hello")));
+            json!(filled.collect::<serde_json::Map<_, _>>()).to_string()
+        }
+    };
+    let mut flags = String::new();
+    if route.streams() {
+        flags.push_str(" --stream");
+    }
+    if !route.hash.is_empty() {
+        flags.push_str(&format!(" --hash {}", quoted(&route.hash.join(","))));
+    }
+    (&route.name, quoted(&fields), flags)
+}
+
+/// How this program is called: by its name where a shell found it by that, and
+/// otherwise by where it is, so that the command works in any folder.
+fn program() -> String {
+    let typed = env::args_os().next().unwrap_or_default();
+    let by_name = Path::new(&typed).components().count() == 1;
+    let path = match env::current_exe() {
+        Ok(path) if !by_name => path,
+        _ => typed.into(),
+    };
+    quoted(&path.to_string_lossy())
+}
+
+/// As one word of a shell.
+fn quoted(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-,".contains(&byte);
+    match !text.is_empty() && text.bytes().all(plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
 }

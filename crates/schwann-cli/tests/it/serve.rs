@@ -376,6 +376,22 @@ fn used_nonces_are_remembered_where_it_is_said() {
     let axon = Axon::in_folder(folder, synapses, &[]);
     axon.call("Echo", "{}", &[]).good();
     assert!(fs::read_dir(axon.path("nonces")).unwrap().next().is_some());
+
+    // Beside the file, wherever it is served from.
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("etc")).unwrap();
+    fs::write(folder.path().join("etc/axon.toml"), synapses).unwrap();
+    let args = ["axon", "--config", "etc/axon.toml", "--listen", "127.0.0.1:0", "--json"];
+    let axon = Axon::run(folder, &[&args[..], &["--key-uri", "//Alice"]].concat());
+    assert!(axon.path("etc/nonces").is_dir() && !axon.path("nonces").exists());
+}
+
+#[test]
+fn a_log_that_is_no_terminal_has_no_colours() {
+    let axon = Axon::serve(&sh("Text", "echo not json", ""));
+    axon.call("Text", "{}", &[]).bad(1, "refused with 500");
+    let log = axon.log();
+    assert!(log.contains("ERROR") && !log.contains('\x1b'), "{log:?}");
 }
 
 #[test]
@@ -390,15 +406,32 @@ fn up_serves_samples_and_says_how_to_try_them() {
         "every word of this arrives by itself",
     ];
     for (line, expected) in commands.iter().zip(expected) {
-        // Typed as it was printed.
-        let line = line.as_str().unwrap().replacen("schwann", env!("CARGO_BIN_EXE_schwann"), 1);
-        #[expect(clippy::disallowed_methods, reason = "a person's shell")]
-        let output = std::process::Command::new("sh").args(["-c", &line]).output().unwrap();
-        assert_eq!(crate::said(output).good(), expected);
+        assert_eq!(pasted(line.as_str().unwrap()).good(), expected);
     }
     assert!(up.log().starts_with("note: no key is set, so this axon has a throw-away one"));
     up.signal(Signal::INT);
     assert_eq!(up.ended().0, Some(0));
+}
+
+/// Typed as it was printed.
+#[expect(clippy::disallowed_methods, reason = "a person's shell")]
+fn pasted(line: &str) -> Said {
+    let mut shell = std::process::Command::new("sh");
+    crate::said(shell.args(["-c", line]).current_dir("/").output().unwrap())
+}
+
+#[test]
+fn up_says_how_to_try_the_synapses_of_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = "[[synapse]]\nname = \"Hashed\"\nbuiltin = \"echo\"\nhash = [\"text\", \"it's\"]\n\
+                required = [\"more\"]\n";
+    fs::write(folder.path().join("schwann.toml"), file).unwrap();
+    let up =
+        Axon::run(folder, &["up", "--listen", "127.0.0.1:0", "--key-uri", "//Alice", "--json"]);
+    let out = pasted(up.ready["commands"][0].as_str().unwrap()).good();
+    let filled: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(filled, json!({"text": "hello", "it's": "hello", "more": "hello"}));
+    assert_eq!(up.log(), "", "a note about a key that is set");
 }
 
 #[test]
@@ -411,4 +444,5 @@ fn up_streams_its_samples_piece_by_piece() {
     assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");
     assert!(said.out.contains("ok  stream    10 pieces"), "{said:?}");
     up.call("Count", "{\"to\":-1}", &["--stream"]).bad(1, "refused with 400: the field `to`");
+    up.call("Count", "{}", &[]).bad(1, "hint: --stream prints an answer that is no JSON");
 }

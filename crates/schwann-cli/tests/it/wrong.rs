@@ -21,6 +21,8 @@ fn a_command_line_that_is_none() {
     usage(&["fly"], "unrecognized subcommand 'fly'");
     usage(&["key"], "say what to do");
     usage(&["call"], "URL");
+    usage(&["call", URL, "Echo"], "URL, NAME and JSON are needed");
+    usage(&["call", URL, "Echo", "{}", "--json", "more"], "unexpected argument 'more'");
     usage(&["call", "--colour"], "'--colour'");
     usage(&["key", "show", "--key-uri"], "--key-uri");
     usage(&["config", "show", "--log"], "--log");
@@ -34,6 +36,7 @@ fn bad_addresses() {
         ("http://127.0.0.1", "has no port"),
         ("http://127.0.0.1:0x50", "has no port from 1 to 65535"),
         ("http://127.0.0.1:65536", "has no port from 1 to 65535"),
+        ("http://127.0.0.1:0", "has no port from 1 to 65535"),
         ("http://:8091", "is not a host"),
         ("http://a b:8091", "is not a host"),
         ("http://127.0.0.1:8091/Echo", "the synapse's name stands by itself"),
@@ -101,8 +104,12 @@ fn bad_flags() {
     };
     flag(&["--timeout", "20"], "--timeout: `20` is not a length of time; write one like `20s`");
     flag(&["--timeout", "0s"], "--timeout: must not be zero");
+    flag(&["--timeout", "-5s"], "--timeout: `-5s` is not a length of time");
+    flag(&["--hash", "a,,b"], "--hash: a field without a name");
+    flag(&["--required", ""], "--required: a field without a name");
     flag(&["--protocol", "v11"], "invalid value 'v11' for '--protocol");
     flag(&["--log", "loud=quiet=no"], "--log: ");
+    flag(&["--log", "loud"], "--log: `loud` is not one of error, warn, info, debug, trace");
     flag(&["--config", "no-such.toml"], "cannot read no-such.toml");
 }
 
@@ -178,6 +185,7 @@ fn bad_synapses_in_a_file() {
     let both = format!("builtin = \"echo\"\ndeny = [\"{ALICE}\"]\nallow = [\"{ALICE}\"]");
     synapse(&both, "is both in `allow` and in `deny`");
     synapse("builtin = \"echo\"\n[[synapse]]\nname = \"A\"", "two synapses named `A`");
+    file("[synapse]\nname = \"A\"", "hint: write [[synapse]], with two brackets");
     file("[[synapse]]\nbuiltin = \"echo\"", "missing field `name`");
     file("[[synapse]]\nname = \"a b\"\nbuiltin = \"echo\"", "`a b` cannot be a synapse's name");
 }
