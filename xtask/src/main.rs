@@ -7,6 +7,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
+mod bench;
 mod ci;
 mod peers;
 mod steps;
@@ -38,6 +39,8 @@ enum Chore {
     Test(Choice),
     /// `test`, and the checks of documentation and dependencies
     Ci,
+    /// Measures CPU time per operation, side by side with bare hyper and with Python, and prints one table
+    Bench(bench::Wish),
     /// Only prepares the Python environments, and prints lines that a shell can read
     Peers,
 }
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Chore::Up { args } => up::run(&args),
         Chore::Test(choice) => test::run(&choice),
         Chore::Ci => ci::run(),
+        Chore::Bench(wish) => bench::run(&wish),
         Chore::Peers => peers::print(),
     };
     match done {

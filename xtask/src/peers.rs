@@ -48,6 +48,11 @@ impl Peers {
     pub(crate) fn environment(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         self.0.iter().map(|(name, path)| (*name, path.as_path()))
     }
+
+    /// The interpreter that this variable names.
+    pub(crate) fn interpreter(&self, variable: &str) -> Option<&Path> {
+        self.environment().find(|(name, _)| *name == variable).map(|(_, path)| path)
+    }
 }
 
 /// Prepares, and prints `export` lines for a shell.
@@ -66,6 +71,15 @@ pub(crate) fn print() -> Result<ExitCode> {
 ///
 /// Fails if there is no suitable Python, or if an environment cannot be made.
 pub(crate) fn prepare() -> Result<Peers> {
+    prepare_those(|_| true)
+}
+
+/// Makes those of the environments that are wanted, by their names.
+///
+/// # Errors
+///
+/// As [`prepare`].
+pub(crate) fn prepare_those(are_wanted: impl Fn(&str) -> bool) -> Result<Peers> {
     let folder = top().join(".cache/peers");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     // Two runs at once must not make the same environment.
@@ -74,7 +88,7 @@ pub(crate) fn prepare() -> Result<Peers> {
 
     let python = find_python()?;
     let mut wanted = Vec::new();
-    for (name, variables) in ENVIRONMENTS {
+    for (name, variables) in ENVIRONMENTS.iter().filter(|(name, _)| are_wanted(name)) {
         let environment = Environment::of(name, &python, &folder)?;
         wanted.push((environment, *variables));
     }
