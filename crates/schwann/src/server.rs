@@ -1,4 +1,12 @@
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Poll, Waker},
+    time::Duration,
+};
 
 use hyper::{Request, Response, body::Incoming, server::conn, service::Service};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -6,7 +14,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, watch},
-    task::JoinSet,
+    task::{JoinSet, unconstrained},
 };
 use tracing::{debug, warn};
 
@@ -118,14 +126,11 @@ impl Server {
             };
             let (stream, peer, permit) = accepted;
             let (server, handler) = (Arc::clone(&server), Arc::clone(&handler));
-            let mut stopping = stopping.clone();
+            let stopping = stopping.clone();
             connections.spawn(async move {
                 // A stream's tokens are small and each is awaited by somebody.
                 let _ = stream.set_nodelay(true);
-                let stop = async move {
-                    // An error says the server is gone, which is a stop too.
-                    let _ = stopping.wait_for(|stop| *stop).await;
-                };
+                let stop = stopped(stopping);
                 let served = serve(&server, stream, Some(peer), handler, reset_tcp, stop).await;
                 if let Err(error) = served {
                     debug!(%peer, error, "connection ended");
@@ -172,6 +177,29 @@ async fn accept(
             }
         }
     }
+}
+
+/// Completes when the server stops, or is gone.
+///
+/// A connection polls this whenever anything happens on it, and every poll of a watch takes a lock that all connections
+/// share. So the watch is polled when it has something to say or does not know whom to wake.
+async fn stopped(stopping: watch::Receiver<bool>) {
+    let mut waiting = stopping.clone();
+    // Out of budget a watch would be pending without knowing whom to wake.
+    let mut wait = std::pin::pin!(unconstrained(async move {
+        // An error says the server is gone, which is a stop too.
+        let _ = waiting.wait_for(|stop| *stop).await;
+    }));
+    let mut woken: Option<Waker> = None;
+    poll_fn(|cx| {
+        let known = woken.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        if known && matches!(stopping.has_changed(), Ok(false)) {
+            return Poll::Pending;
+        }
+        woken = Some(cx.waker().clone());
+        wait.as_mut().poll(cx)
+    })
+    .await;
 }
 
 /// The next close of this socket sends a reset.
