@@ -18,15 +18,18 @@ use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
     fmt,
+    future::poll_fn,
     net::{IpAddr, Ipv4Addr},
+    pin::pin,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Poll, Waker},
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts,
 };
@@ -34,7 +37,8 @@ use schwann::{BlockingPool, Call, Error, Finished, Handler, Reply, ReplyStream, 
 use sha2::{Digest, Sha256};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
+    task::unconstrained,
+    time::{Instant, sleep_until},
 };
 use tracing::{Level, debug, error, event_enabled};
 use uuid::Uuid;
@@ -47,7 +51,7 @@ use crate::{
     btauth,
     caller::{BOUND_SIGNATURE_HEADER, Bound, Caller, Protocol, Verdict, Verify, bound_message},
     hash::BodyHash,
-    headers::{self, HeaderParts, SynapseHeaders, parse_like_reference, parse_strict},
+    headers::{self, HeaderParts, Known, SynapseHeaders, parse_like_reference, parse_strict},
     keys::{BytesWrapping, KeyCache, Scheme, Signer, parse_signature_hex},
     metrics::{Metrics, RouteMetrics, Spoken, UNKNOWN},
     nonce::{Freshness, MemoryNonceStore, NonceStore, ReferenceNonces, now_ns},
@@ -373,6 +377,35 @@ impl Handler for Axon {
     }
 }
 
+/// A deadline passed.
+struct Late;
+
+/// As [`tokio::time::timeout_at`], for what is mostly ready at once or polled many times: the timer is made when there is
+/// something to wait for, and polled when it does not know whom to wake.
+async fn within<F: Future>(deadline: Instant, future: F) -> Result<F::Output, Late> {
+    let mut future = pin!(future);
+    let mut timer = None;
+    let mut woken: Option<Waker> = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        if Instant::now() >= deadline {
+            return Poll::Ready(Err(Late));
+        }
+        if woken.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            // Out of budget a timer would be pending without knowing whom to wake.
+            let timer = timer.get_or_insert_with(|| Box::pin(unconstrained(sleep_until(deadline))));
+            if timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(Late));
+            }
+            woken = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    })
+    .await
+}
+
 /// The first segment of a path, decoded (specification §2). A path that goes on after it names no route.
 fn route_name(path: &str) -> Cow<'_, str> {
     let first = path.strip_prefix('/').unwrap_or(path);
@@ -498,13 +531,13 @@ impl Exchange<'_> {
         })?;
 
         let priority = match &route.priority {
-            Some(priority) => match tokio::time::timeout_at(deadline, priority(&caller)).await {
-                Ok(priority) => priority.map_err(|error| Refusal::of(error, &caller))?,
+            Some(priority) => match within(deadline, priority(&caller)).await {
+                Ok(priority) => priority.map_err(|error| Refusal::of(error, caller.timeout))?,
                 Err(_) => return Err(Refusal::late(caller.timeout)),
             },
             None => 0.0,
         };
-        let _pass = match tokio::time::timeout_at(deadline, axon.admission.enter(priority)).await {
+        let _pass = match within(deadline, axon.admission.enter(priority)).await {
             Ok(Ok(pass)) => pass,
             Ok(Err(busy)) => {
                 let text = format!("Service busy: {busy}");
@@ -534,11 +567,11 @@ impl Exchange<'_> {
             started: self.started,
             tally: Arc::clone(&self.tally),
         };
-        let running = Running { caller: caller.clone(), reply, pool: axon.pool.clone() };
-        let outcome = tokio::time::timeout_at(deadline, (prepared.run)(running)).await;
+        let running = Running { caller, reply, pool: axon.pool.clone() };
+        let outcome = within(deadline, (prepared.run)(running)).await;
         match outcome {
             Err(_) => Err(Refusal::late(timeout)),
-            Ok(Err(error)) => Err(Refusal::of(error, &caller)),
+            Ok(Err(error)) => Err(Refusal::of(error, timeout)),
             Ok(Ok(Outcome::Streamed(finished))) => {
                 self.ended(self.tally.status().unwrap_or(200));
                 Ok(finished)
@@ -549,7 +582,7 @@ impl Exchange<'_> {
                 face.hash = hash;
                 let took = self.started.elapsed().as_secs_f64();
                 let (response, body) = face
-                    .whole(status, &message, took, fields, envelope.unwrap_or_default())
+                    .whole(status, &message, took, fields, &envelope.unwrap_or_default())
                     .map_err(|_| Refusal::internal("the filled synapse has no JSON form"))?;
                 self.tally.sent.store(body.len() as u64, Ordering::Relaxed);
                 self.ended(status.as_u16());
@@ -710,8 +743,7 @@ impl Exchange<'_> {
 
     async fn blacklist(&self, route: &Route, caller: &Caller) -> Result<(), Refusal> {
         let Some(blacklist) = &route.blacklist else { return Ok(()) };
-        let verdict =
-            tokio::time::timeout_at(self.started + caller.timeout, blacklist(caller)).await;
+        let verdict = within(self.started + caller.timeout, blacklist(caller)).await;
         match verdict {
             Err(_) => Err(Refusal::late(caller.timeout)),
             Ok(Err(error)) => Err(Refusal::internal(error)),
@@ -752,20 +784,18 @@ impl Exchange<'_> {
         }
         let body = parse_object(&bytes, verify)?;
         let redefines = |base: &str| route.endpoint.redefines(base);
-        let (mut envelope, own) = Envelope::split(body, redefines).map_err(|error| {
+        let (envelope, own) = Envelope::split(body, redefines).map_err(|error| {
             Refusal::malformed(verify, format!("The body does not fit a synapse: {error}"))
         })?;
         if verify == Verify::Nothing && caller.headers.computed_body_hash.is_none() {
             hash = None;
         }
-        // W1: the body's terminals are anybody's writing. What the headers proved takes their place.
+        // W1: the body's terminals are anybody's writing. What the headers proved takes their place in the answer.
         let said = envelope.dendrite.hotkey.as_deref();
         if said.is_some() && said != caller.headers.dendrite.hotkey.as_deref() {
             self.axon.metrics.spoofed();
             debug!(target: "schwann::axon", synapse = self.name, caller = %caller.hotkey, "the body names another hotkey");
         }
-        envelope.dendrite = caller.headers.dendrite.clone();
-        envelope.axon = TerminalInfo::default();
         Ok((caller, own, hash, Some(envelope)))
     }
 
@@ -875,7 +905,7 @@ impl Exchange<'_> {
             }
             Ok((if whole.is_empty() { first } else { whole.into() }, places))
         };
-        match tokio::time::timeout_at(deadline, reading).await {
+        match within(deadline, reading).await {
             Ok(read) => {
                 let (bytes, places) = read?;
                 self.places = places;
@@ -1120,13 +1150,11 @@ impl Refusal {
         Self::new(StatusCode::REQUEST_TIMEOUT, format!("Response timeout after: {seconds}s"))
     }
 
-    fn of(error: SynapseError, caller: &Caller) -> Self {
+    fn of(error: SynapseError, timeout: Duration) -> Self {
         let SynapseError { status, message, source } = error;
         match message {
             Some(message) => Self { source, ..Self::new(status, message.into_owned()) },
-            None if status == StatusCode::REQUEST_TIMEOUT => {
-                Self { source, ..Self::late(caller.timeout) }
-            }
+            None if status == StatusCode::REQUEST_TIMEOUT => Self { source, ..Self::late(timeout) },
             None if status.as_u16() == 499 => {
                 Self { source, left: true, ..Self::new(status, String::new()) }
             }
@@ -1200,15 +1228,14 @@ impl Face {
         message: &str,
         took: f64,
         fields: Dict,
-        mut envelope: Envelope,
+        envelope: &Envelope,
     ) -> Result<(Response<()>, Bytes), crate::python::NotJson> {
         self.axon.status_code = Some(i64::from(status.as_u16()));
         self.axon.status_message = Some(message.to_owned());
         self.axon.process_time = Some(took);
         let body = match self.protocol {
             Protocol::V10 => {
-                envelope.axon.clone_from(&self.axon);
-                envelope.join(&self.name, fields).to_json()?
+                envelope.write_json(&self.name, &self.headers.dendrite, &self.axon, fields)?
             }
             Protocol::BtAuth1 => fields.to_json()?,
         };
@@ -1312,50 +1339,57 @@ fn write_headers<'a>(
     parts: HeaderParts<'a, impl IntoIterator<Item = (&'a str, &'a str)>>,
     headers: &mut HeaderMap,
 ) {
-    headers::write(parts, &mut |name, value| {
-        let name = match NAMES.get(name) {
-            Some(name) => name.clone(),
-            None => match HeaderName::from_bytes(name.as_bytes()) {
-                Ok(name) => name,
-                Err(_) => return,
-            },
+    // All values in one piece of memory, which each of them shares.
+    let mut values = BytesMut::with_capacity(768);
+    headers::write_each(parts, &mut |header, text| {
+        let name = match header {
+            Known::Plain(plain) => PLAIN_NAMES[plain as usize].clone(),
+            Known::Axon(attribute) => AXON_NAMES[attribute as usize].clone(),
+            Known::Dendrite(attribute) => DENDRITE_NAMES[attribute as usize].clone(),
+            // Answers have none.
+            Known::Input(_) => return,
         };
+        values.extend_from_slice(text.as_bytes());
         // Sanitised already, so this holds for every text.
-        if let Ok(value) = HeaderValue::from_str(value) {
+        if let Ok(value) = HeaderValue::from_maybe_shared(values.split().freeze()) {
             headers.insert(name, value);
         }
     });
 }
 
-/// The names that answers have, made once.
-static NAMES: LazyLock<HashMap<&'static str, HeaderName>> = LazyLock::new(|| {
-    [
-        "name",
-        "timeout",
-        "header_size",
-        "total_size",
-        "computed_body_hash",
-        "bt_header_axon_status_code",
-        "bt_header_axon_status_message",
-        "bt_header_axon_process_time",
-        "bt_header_axon_ip",
-        "bt_header_axon_port",
-        "bt_header_axon_version",
-        "bt_header_axon_nonce",
-        "bt_header_axon_uuid",
-        "bt_header_axon_hotkey",
-        "bt_header_axon_signature",
-        "bt_header_dendrite_ip",
-        "bt_header_dendrite_port",
-        "bt_header_dendrite_version",
-        "bt_header_dendrite_nonce",
-        "bt_header_dendrite_uuid",
-        "bt_header_dendrite_hotkey",
-        "bt_header_dendrite_signature",
-    ]
-    .map(|name| (name, HeaderName::from_static(name)))
-    .into()
-});
+macro_rules! names {
+    ($($name:literal)*) => { [$(HeaderName::from_static($name)),*] };
+}
+
+// The names that answers have, in the order of `Plain` and of `Attribute`.
+static PLAIN_NAMES: [HeaderName; 5] =
+    names!("name" "timeout" "header_size" "total_size" "computed_body_hash");
+
+static AXON_NAMES: [HeaderName; 10] = names!(
+    "bt_header_axon_status_code"
+    "bt_header_axon_status_message"
+    "bt_header_axon_process_time"
+    "bt_header_axon_ip"
+    "bt_header_axon_port"
+    "bt_header_axon_version"
+    "bt_header_axon_nonce"
+    "bt_header_axon_uuid"
+    "bt_header_axon_hotkey"
+    "bt_header_axon_signature"
+);
+
+static DENDRITE_NAMES: [HeaderName; 10] = names!(
+    "bt_header_dendrite_status_code"
+    "bt_header_dendrite_status_message"
+    "bt_header_dendrite_process_time"
+    "bt_header_dendrite_ip"
+    "bt_header_dendrite_port"
+    "bt_header_dendrite_version"
+    "bt_header_dendrite_nonce"
+    "bt_header_dendrite_uuid"
+    "bt_header_dendrite_hotkey"
+    "bt_header_dendrite_signature"
+);
 
 static EMPTY_HASH: LazyLock<String> = LazyLock::new(|| BodyHash::EMPTY.to_string());
 

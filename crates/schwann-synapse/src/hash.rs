@@ -74,6 +74,7 @@ pub struct BodyHasher {
     joined: Sha3_256,
     text: String,
     unicode: UnicodeVersion,
+    any: bool,
 }
 
 impl BodyHasher {
@@ -101,12 +102,16 @@ impl BodyHasher {
 
     /// The hash; [`BodyHash::EMPTY`] if nothing was added.
     pub fn finish(self) -> BodyHash {
+        if !self.any {
+            return BodyHash::EMPTY;
+        }
         BodyHash(self.joined.finalize().into())
     }
 
     fn add(&mut self) {
         let field = BodyHash(Sha3_256::digest(self.text.as_bytes()).into());
         self.joined.update(field.to_hex());
+        self.any = true;
     }
 }
 

@@ -304,42 +304,60 @@ pub fn write<'a>(
     parts: HeaderParts<'a, impl IntoIterator<Item = (&'a str, &'a str)>>,
     out: &mut impl FnMut(&str, &str),
 ) {
-    out("name", &sanitise(parts.name));
-    out("timeout", &parts.timeout.map_or_else(|| "None".into(), float_repr));
     let mut name = String::with_capacity(40);
-    let mut terminal = |prefix: &str, terminal: &TerminalInfo, out: &mut dyn FnMut(&str, &str)| {
-        terminal.texts(|attribute, text| {
+    write_each(parts, &mut |header, text| match header {
+        Known::Plain(plain) => out(plain.name(), text),
+        Known::Axon(attribute) => {
             name.clear();
-            name.push_str(prefix);
+            name.push_str(PREFIX_AXON);
             name.push_str(attribute.name());
-            out(&name, &sanitise(text));
-        });
-    };
-    terminal(PREFIX_AXON, parts.axon, out);
-    terminal(PREFIX_DENDRITE, parts.dendrite, out);
-    for (field, text) in parts.inputs {
-        if field.bytes().all(is_token) {
+            out(&name, text);
+        }
+        Known::Dendrite(attribute) => {
+            name.clear();
+            name.push_str(PREFIX_DENDRITE);
+            name.push_str(attribute.name());
+            out(&name, text);
+        }
+        Known::Input(field) => {
             name.clear();
             name.push_str(PREFIX_INPUT);
-            name.push_str(field);
-            out(&name, &sanitise(text));
+            name.extend(field.iter().copied().map(char::from));
+            out(&name, text);
+        }
+    });
+}
+
+/// As [`write`], without making names that whoever writes them has already.
+pub(crate) fn write_each<'a>(
+    parts: HeaderParts<'a, impl IntoIterator<Item = (&'a str, &'a str)>>,
+    out: &mut impl FnMut(Known<'_>, &str),
+) {
+    out(Known::Plain(Plain::Name), &sanitise(parts.name));
+    out(Known::Plain(Plain::Timeout), &parts.timeout.map_or_else(|| "None".into(), float_repr));
+    parts.axon.texts(|attribute, text| out(Known::Axon(attribute), &sanitise(text)));
+    parts.dendrite.texts(|attribute, text| out(Known::Dendrite(attribute), &sanitise(text)));
+    for (field, text) in parts.inputs {
+        if field.bytes().all(is_token) {
+            out(Known::Input(field.as_bytes()), &sanitise(text));
         }
     }
     if let Some(size) = parts.header_size {
-        out("header_size", &size.to_string());
+        out(Known::Plain(Plain::HeaderSize), &size.to_string());
     }
     if let Some(size) = parts.total_size {
-        out("total_size", &size.to_string());
+        out(Known::Plain(Plain::TotalSize), &size.to_string());
     }
     if let Some(hash) = parts.computed_body_hash {
-        out("computed_body_hash", &sanitise(hash));
+        out(Known::Plain(Plain::BodyHash), &sanitise(hash));
     }
 }
 
 /// A header value that every HTTP library carries: control characters become spaces, what is not ASCII becomes `?`. The
 /// full text belongs into the JSON body (weakness W20).
 pub fn sanitise(text: &str) -> Cow<'_, str> {
-    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+    // Not `all`, which looks at one byte at a time.
+    if !text.bytes().fold(false, |odd, byte| odd | !(b' '..=b'~').contains(&byte)) {
         return Cow::Borrowed(text);
     }
     let safe = |c: char| match c {
@@ -357,7 +375,7 @@ fn is_token(byte: u8) -> bool {
 
 #[derive(Clone, Copy)]
 #[repr(u8)]
-enum Plain {
+pub(crate) enum Plain {
     Name,
     Timeout,
     HeaderSize,
@@ -366,6 +384,16 @@ enum Plain {
 }
 
 impl Plain {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Timeout => "timeout",
+            Self::HeaderSize => "header_size",
+            Self::TotalSize => "total_size",
+            Self::BodyHash => "computed_body_hash",
+        }
+    }
+
     fn of_name(name: &[u8]) -> Option<Self> {
         Some(match name {
             b"name" => Self::Name,
@@ -378,7 +406,8 @@ impl Plain {
     }
 }
 
-enum Known<'a> {
+/// A header of the protocol.
+pub(crate) enum Known<'a> {
     Plain(Plain),
     Axon(Attribute),
     Dendrite(Attribute),

@@ -190,9 +190,84 @@ fn write_dict(dict: &Dict, out: &mut String, layout: &Layout) -> Result<(), NotJ
     Ok(())
 }
 
+/// Writes what an axon answers piece by piece, without a [`Dict`] of it.
+pub(crate) struct CompactObject<'a> {
+    out: &'a mut String,
+    empty: bool,
+}
+
+impl<'a> CompactObject<'a> {
+    pub(crate) fn begin(out: &'a mut String) -> Self {
+        out.push('{');
+        Self { out, empty: true }
+    }
+
+    /// Writes a key that needs no escapes, and hands out where its value goes.
+    pub(crate) fn key(&mut self, key: &'static str) -> &mut String {
+        if !std::mem::take(&mut self.empty) {
+            self.out.push(',');
+        }
+        self.out.push('"');
+        self.out.push_str(key);
+        self.out.push_str("\":");
+        self.out
+    }
+
+    pub(crate) fn text(&mut self, key: &'static str, text: Option<&str>) {
+        let out = self.key(key);
+        match text {
+            Some(text) => write_text(text, out, &COMPACT),
+            None => out.push_str("null"),
+        }
+    }
+
+    pub(crate) fn int(&mut self, key: &'static str, int: Option<&Int>) {
+        let out = self.key(key);
+        match int {
+            Some(int) => int.write(out),
+            None => out.push_str("null"),
+        }
+    }
+
+    pub(crate) fn float(&mut self, key: &'static str, float: Option<f64>) -> Result<(), NotJson> {
+        let out = self.key(key);
+        match float {
+            Some(float) if float.is_finite() => write_float(float, out),
+            Some(_) => return Err(NotJson),
+            None => out.push_str("null"),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn dict(&mut self, dict: &Dict) -> Result<(), NotJson> {
+        for (key, value) in dict.iter() {
+            if !std::mem::take(&mut self.empty) {
+                self.out.push(',');
+            }
+            write_text(key, self.out, &COMPACT);
+            self.out.push(':');
+            write_value(value, self.out, &COMPACT)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn end(self) {
+        self.out.push('}');
+    }
+}
+
 fn write_text(text: &str, out: &mut String, layout: &Layout) {
     out.reserve(text.len() + 2);
     out.push('"');
+    // Most texts have nothing to escape, and this loop looks at many bytes at a time.
+    let escaped = text.bytes().fold(false, |escaped, byte| {
+        escaped | (byte < b' ') | (byte == b'"') | (byte == b'\\') | (byte >= 0x7f && layout.ascii)
+    });
+    if !escaped {
+        out.push_str(text);
+        out.push('"');
+        return;
+    }
     let mut copied = 0;
     for (at, c) in text.char_indices() {
         let plain = match c {

@@ -288,7 +288,8 @@ impl Default for Room {
 /// of all room are, only hotkeys below their fair share get more. Nothing remembered is ever evicted.
 pub struct MemoryNonceStore {
     shards: Box<[Mutex<Shard>]>,
-    secret: [u8; 32],
+    /// After the secret, which is a block of its own.
+    keyed: Blake2bMac<U16>,
     room: Room,
     used: AtomicUsize,
     hotkeys: AtomicUsize,
@@ -374,7 +375,7 @@ impl MemoryNonceStore {
     fn with_secret(room: Room, secret: [u8; 32]) -> MemoryNonceStore {
         MemoryNonceStore {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            secret,
+            keyed: Blake2bMac::new_from_slice(&secret).expect("32 bytes, and up to 64 are allowed"),
             room,
             used: AtomicUsize::new(0),
             hotkeys: AtomicUsize::new(0),
@@ -394,8 +395,7 @@ impl MemoryNonceStore {
 
     pub(crate) fn mark(&self, hotkey: &Hotkey, lane: &str, nonce: u64) -> Mark {
         let keyed = |parts: &[&[u8]]| {
-            let mut hasher = Blake2bMac::<U16>::new_from_slice(&self.secret)
-                .expect("32 bytes, and up to 64 are allowed");
+            let mut hasher = self.keyed.clone();
             parts.iter().for_each(|part| hasher.update(part));
             let hash = hasher.finalize_fixed();
             u64::from_le_bytes(hash[..8].try_into().expect("8 of 16 bytes"))

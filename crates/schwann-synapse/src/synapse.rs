@@ -10,7 +10,8 @@ pub use schwann_synapse_derive::Synapse;
 use crate::{
     convert::{Kind, kind_of_type},
     hash::{BodyHash, BodyHasher},
-    python::{Dict, Value},
+    json::CompactObject,
+    python::{Dict, Int, NotJson, Value},
     terminal::{TerminalInfo, float_of, int_of},
 };
 
@@ -308,19 +309,19 @@ impl Envelope {
                 own.insert(field, value);
                 continue;
             }
-            let redefined = redefines(&field);
-            let taken = envelope.take(&field, &value);
-            if redefined {
+            if redefines(&field) {
+                // What fits the envelope is taken, and what does not is the class's own business.
+                let _ = envelope.take(&field, value.clone());
                 own.insert(field, value);
             } else {
-                taken.map_err(|error| error.within(field))?;
+                envelope.take(&field, value).map_err(|error| error.within(field))?;
             }
         }
         Ok((envelope, own))
     }
 
-    fn take(&mut self, field: &str, value: &Value) -> Result<(), ConvertError> {
-        let size = || match value {
+    fn take(&mut self, field: &str, value: Value) -> Result<(), ConvertError> {
+        let size = || match &value {
             Value::None => Ok(0),
             value => int_of(value)?
                 .to_i64()
@@ -328,14 +329,14 @@ impl Envelope {
         };
         match field {
             "timeout" if value.is_none() => self.timeout = None,
-            "timeout" => self.timeout = Some(float_of(value)?),
+            "timeout" => self.timeout = Some(float_of(&value)?),
             "total_size" => self.total_size = size()?,
             "header_size" => self.header_size = size()?,
-            "dendrite" => self.dendrite = TerminalInfo::from_value(value)?,
-            "axon" => self.axon = TerminalInfo::from_value(value)?,
+            "dendrite" => self.dendrite = TerminalInfo::of_value(value)?,
+            "axon" => self.axon = TerminalInfo::of_value(value)?,
             "computed_body_hash" => match value {
                 Value::None => self.computed_body_hash.clear(),
-                Value::Str(text) => self.computed_body_hash.clone_from(text),
+                Value::Str(text) => self.computed_body_hash = text,
                 other => {
                     return Err(ConvertError::new(format_args!(
                         "expected a str, found a {}",
@@ -347,6 +348,33 @@ impl Envelope {
             _ => {}
         }
         Ok(())
+    }
+
+    /// The compact JSON of [`Envelope::join`], with other ends than its own.
+    pub(crate) fn write_json(
+        &self,
+        name: &str,
+        dendrite: &TerminalInfo,
+        axon: &TerminalInfo,
+        own: Dict,
+    ) -> Result<String, NotJson> {
+        if own.iter().any(|(field, _)| BASE_FIELDS.contains(&field)) {
+            let envelope = Self { dendrite: dendrite.clone(), axon: axon.clone(), ..self.clone() };
+            return envelope.join(name, own).to_json();
+        }
+        // Two ends with a key and a signature, and some room for the own fields.
+        let mut out = String::with_capacity(1280);
+        let mut body = CompactObject::begin(&mut out);
+        body.text("name", Some(name));
+        body.float("timeout", self.timeout)?;
+        body.int("total_size", Some(&Int::from(self.total_size)));
+        body.int("header_size", Some(&Int::from(self.header_size)));
+        dendrite.write_json(body.key("dendrite"))?;
+        axon.write_json(body.key("axon"))?;
+        body.text("computed_body_hash", Some(&self.computed_body_hash));
+        body.dict(&own)?;
+        body.end();
+        Ok(out)
     }
 
     /// Puts a body together: the base fields in the reference's order and the own ones after them. An own field that is

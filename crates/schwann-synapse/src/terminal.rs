@@ -1,6 +1,9 @@
 //! `TerminalInfo`: one end of an exchange, as ten optional attributes.
 
-use crate::python::{ConvertError, Dict, Int, Value, float_repr, parse_python_float};
+use crate::{
+    json::CompactObject,
+    python::{ConvertError, Dict, Int, NotJson, Value, float_repr, parse_python_float},
+};
 
 /// What is said of one end, the axon or the dendrite (specification §1). Unauthenticated unless the signature covers it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -153,6 +156,24 @@ impl TerminalInfo {
         dict
     }
 
+    /// As the JSON of [`TerminalInfo::to_dict`], compact.
+    pub(crate) fn write_json(&self, out: &mut String) -> Result<(), NotJson> {
+        let mut object = CompactObject::begin(out);
+        let small = |number: Option<i64>| number.map(Int::from);
+        object.int("status_code", small(self.status_code).as_ref());
+        object.text("status_message", self.status_message.as_deref());
+        object.float("process_time", self.process_time)?;
+        object.text("ip", self.ip.as_deref());
+        object.int("port", small(self.port).as_ref());
+        object.int("version", small(self.version).as_ref());
+        object.int("nonce", self.nonce.as_ref());
+        object.text("uuid", self.uuid.as_deref());
+        object.text("hotkey", self.hotkey.as_deref());
+        object.text("signature", self.signature.as_deref());
+        object.end();
+        Ok(())
+    }
+
     /// Reads a terminal out of a body: a dict, or `None` for one with nothing set. Unknown attributes are ignored, and
     /// numbers are read as the reference reads them: texts through `int()` and `float()`.
     ///
@@ -167,6 +188,35 @@ impl TerminalInfo {
                 other.type_name()
             ))),
         }
+    }
+
+    /// As [`TerminalInfo::from_value`], with the texts taken over instead of copied.
+    pub(crate) fn of_value(value: Value) -> Result<Self, ConvertError> {
+        let Value::Dict(dict) = value else { return Self::from_value(&value) };
+        let mut terminal = Self::default();
+        let mut values = [const { Value::None }; 10];
+        for (name, value) in dict {
+            if let Some(attribute) = Attribute::of_name(name.as_bytes()) {
+                values[attribute as usize] = value;
+            }
+        }
+        for (attribute, value) in Attribute::ALL.into_iter().zip(values) {
+            match (attribute, value) {
+                (_, Value::None) => {}
+                (Attribute::StatusMessage, Value::Str(text)) => {
+                    terminal.status_message = Some(text)
+                }
+                (Attribute::Ip, Value::Str(text)) => terminal.ip = Some(text),
+                (Attribute::Uuid, Value::Str(text)) => terminal.uuid = Some(text),
+                (Attribute::Hotkey, Value::Str(text)) => terminal.hotkey = Some(text),
+                (Attribute::Signature, Value::Str(text)) => terminal.signature = Some(text),
+                (attribute, value) => {
+                    let taken = terminal.take(attribute, &value);
+                    taken.map_err(|error| error.within(attribute.name()))?;
+                }
+            }
+        }
+        Ok(terminal)
     }
 
     /// As [`TerminalInfo::from_value`], for a dict.
