@@ -59,7 +59,7 @@ impl SynapseHeaders {
         values
     }
 
-    /// These headers as the parts that [`write`] takes.
+    /// These headers as the parts that [`write()`] takes.
     pub fn parts(&self) -> HeaderParts<'_, impl Iterator<Item = (&str, &str)> + Clone> {
         HeaderParts {
             name: self.name.as_deref().unwrap_or("Synapse"),
@@ -275,7 +275,7 @@ where
     Ok(parsed)
 }
 
-/// What [`write`] writes, borrowed from wherever it is.
+/// What [`write()`] writes, borrowed from wherever it is.
 #[derive(Clone, Debug)]
 pub struct HeaderParts<'a, I> {
     /// The class name.

@@ -1,6 +1,6 @@
 //! Which nonces are fresh, and which were seen: v10's rules and hardened ones.
 //!
-//! [`reference`] is the rule of SDK 7.2 to 10.5 to the nanosecond (§8): a high-water mark per caller and
+//! [`mod@reference`] is the rule of SDK 7.2 to 10.5 to the nanosecond (§8): a high-water mark per caller and
 //! a window that the caller's own headers can widen. It is there for `Verify::LikeReference`.
 //!
 //! [`Freshness`] and a [`NonceStore`] are the rule to live by: a window that headers cannot widen beyond
