@@ -1,9 +1,8 @@
 //! HTTP/1.1 connections to axons: dialled, kept for a while, used again.
 //!
 //! A pool of our own over hyper's connections, not hyper-util's client: a call
-//! knows when its connection was made (its deadline counts from there), owns it
-//! (a call given up closes it at once), and gets the request back if nothing of
-//! it was sent (so that repeating it is safe).
+//! owns its connection (given up, it closes it at once), and gets the request
+//! back if nothing of it was sent (so that repeating it is safe).
 
 use std::{
     collections::HashMap,
