@@ -45,7 +45,7 @@ const CASES: [&str; 20] = [
 ];
 
 const USAGE: &str = "usage: interop_dendrite --port PORT --axon-hotkey SS58 [--host ADDRESS] [--uri URI] \
-                     [--cases all|NAME,..] [--timeout SECONDS] [--dead-port PORT] [--external-ip ADDRESS] [--list]";
+                     [--cases all|NAME,..] [--timeout SECONDS] [--dead-port PORT] [--external-ip ADDRESS] [--bound] [--list]";
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -58,6 +58,7 @@ struct Args {
     timeout: Duration,
     cases: Vec<String>,
     dead_port: u16,
+    bound: bool,
 }
 
 /// What a case ended with: whether as expected, and what to show of it.
@@ -96,8 +97,10 @@ fn main() -> ExitCode {
 }
 
 async fn run(args: Args) -> Result<usize, Failure> {
-    let dendrite =
-        Dendrite::builder(Keypair::from_uri(&args.uri)?).external_ip(args.external_ip).build();
+    let dendrite = Dendrite::builder(Keypair::from_uri(&args.uri)?)
+        .external_ip(args.external_ip)
+        .bound(args.bound)
+        .build();
     let stranger = Keypair::from_uri("//not-the-axon")?.hotkey().to_string();
     let bench = Bench {
         dendrite,
@@ -364,10 +367,15 @@ impl Args {
             timeout: Duration::from_secs(12),
             cases: CASES.map(str::to_owned).to_vec(),
             dead_port: 1,
+            bound: false,
         };
         while let Some(flag) = given.next() {
             if flag == "--list" {
                 return Ok(None);
+            }
+            if flag == "--bound" {
+                args.bound = true;
+                continue;
             }
             let (flag, value) = match flag.split_once('=') {
                 Some((flag, value)) => (flag.to_owned(), value.to_owned()),

@@ -12,6 +12,7 @@ use http_body_util::Full;
 use crate::{
     btauth,
     call_error::{AskError, CallError},
+    caller::{BOUND_SIGNATURE_HEADER, bound_message},
     hash::BodyHash,
     keys::{Scheme, Signer, signature_hex},
     python::{Dict, Int, Value, float_repr},
@@ -50,6 +51,7 @@ pub(crate) struct Particulars<'a> {
     pub(crate) uuid: &'a str,
     pub(crate) nonce: u64,
     pub(crate) timeout: Duration,
+    pub(crate) bound: bool,
 }
 
 /// A request and the two ends as they were written into it.
@@ -165,6 +167,12 @@ impl Prepared {
         head.add("header_size", &header_size.to_string())?;
         head.add("total_size", &total_size.to_string())?;
         head.add("computed_body_hash", &hash)?;
+        if call.bound {
+            let digest = btauth::body_sha256(body.as_bytes());
+            let whole = bound_message(&message, "POST", &self.path, &timeout, &digest);
+            let signature = signature_hex(&call.signer.sign(whole.as_bytes()));
+            head.add(BOUND_SIGNATURE_HEADER, &signature)?;
+        }
         head.finish(body.len())?;
         let (request, bytes) = head.request(&self.path, body);
         Ok(Signed { request, axon, dendrite, bytes })

@@ -77,6 +77,7 @@ struct Inner {
     /// Attach order, for the reference's 404.
     names: Vec<String>,
     verify: Verify,
+    bound: Bound,
     max_body: u64,
     max_timeout: Duration,
     trusted_proxies: HashSet<IpAddr>,
@@ -107,6 +108,7 @@ pub struct AxonBuilder {
     version: i64,
     routes: Vec<Route>,
     verify: Verify,
+    bound: Bound,
     max_body: u64,
     max_bodies: u64,
     max_timeout: Duration,
@@ -130,6 +132,9 @@ pub enum BuildError {
     /// A route's name cannot be the first segment of a path.
     #[error("`{0}` cannot be the name of a route: it is empty or has a `/` in it")]
     Name(String),
+    /// A route demands signed bodies and has [`Verify::Nothing`], which checks no signature.
+    #[error("route `{0}` demands signed bodies, and verifies nothing")]
+    Unverifiable(String),
     /// The system gave no random bytes, without which nonces cannot be kept.
     #[error("no random bytes for the nonce store")]
     Random(#[from] crate::keys::KeyError),
@@ -146,6 +151,7 @@ impl Axon {
             version: VERSION,
             routes: Vec::new(),
             verify: Verify::default(),
+            bound: Bound::default(),
             max_body: 16 * 1024 * 1024,
             max_bodies: 256 * 1024 * 1024,
             max_timeout: Duration::from_secs(300),
@@ -188,6 +194,13 @@ impl AxonBuilder {
     #[must_use]
     pub fn verify(mut self, verify: Verify) -> Self {
         self.verify = verify;
+        self
+    }
+
+    /// Whether v10 callers must sign their whole requests, unless a route says otherwise. Default: [`Bound::Optional`].
+    #[must_use]
+    pub fn bound(mut self, bound: Bound) -> Self {
+        self.bound = bound;
         self
     }
 
@@ -303,6 +316,11 @@ impl AxonBuilder {
             if name.is_empty() || name.contains('/') {
                 return Err(BuildError::Name(name));
             }
+            let nothing = route.verify.unwrap_or(self.verify) == Verify::Nothing;
+            let bound = route.bound.unwrap_or(self.bound);
+            if nothing && route.verify_with.is_none() && bound != Bound::Optional {
+                return Err(BuildError::Unverifiable(name));
+            }
             let metrics = self.metrics.route(&name);
             names.push(name.clone());
             if routes.insert(name.clone(), Attached { route, metrics }).is_some() {
@@ -320,6 +338,7 @@ impl AxonBuilder {
             unknown: self.metrics.route(UNKNOWN),
             names,
             verify: self.verify,
+            bound: self.bound,
             max_body: self.max_body,
             max_timeout: self.max_timeout,
             trusted_proxies: self.trusted_proxies,
@@ -478,6 +497,36 @@ struct BoundClaim {
     timeout: String,
 }
 
+impl BoundClaim {
+    /// The bound signature of these headers, if there is one. Its v10 message is not known yet.
+    fn of(head: &Parts, verify: Verify) -> Result<Option<Self>, Refusal> {
+        let mut claims = head.headers.get_all(BOUND_SIGNATURE_HEADER).iter();
+        let Some(claim) = claims.next() else { return Ok(None) };
+        // What is signed is one timeout, and the reference takes the first or the last of several.
+        let mut timeouts = head.headers.get_all("timeout").iter();
+        let timeout = timeouts.next().map_or(&b""[..], HeaderValue::as_bytes);
+        if claims.next().is_some() || timeouts.next().is_some() {
+            let text = format!("`{BOUND_SIGNATURE_HEADER}` and `timeout` may come once only");
+            return Err(Refusal::malformed(verify, format!("Malformed request: {text}")));
+        }
+        let signature = claim.to_str().ok().and_then(|text| parse_signature_hex(text).ok());
+        let signature = signature.ok_or_else(|| Refusal::unverified("Signature mismatch"))?;
+        let timeout = String::from_utf8_lossy(timeout).into_owned();
+        Ok(Some(Self { message: String::new(), signature, timeout }))
+    }
+}
+
+/// What a v10 caller signs (specification §6.1).
+fn v10_message(
+    nonce: &str,
+    caller: &str,
+    axon: &str,
+    uuid: Option<&str>,
+    hash: Option<&str>,
+) -> String {
+    format!("{nonce}.{caller}.{axon}.{}.{}", uuid.unwrap_or("None"), hash.unwrap_or("None"))
+}
+
 impl Exchange<'_> {
     async fn serve(
         &mut self,
@@ -514,8 +563,7 @@ impl Exchange<'_> {
         let deadline = self.started + caller.timeout;
 
         // A class without hashed fields signs the hash of nothing, and its body may be anything.
-        let unsigned = caller.verified && !caller.body_covered;
-        if unsigned && route.bound != Bound::Optional {
+        if !caller.body_covered && route.bound.unwrap_or(axon.bound) != Bound::Optional {
             return Err(Refusal::unverified(
                 "the signature must cover the body here: use btauth/1, or a bound signature",
             ));
@@ -654,7 +702,20 @@ impl Exchange<'_> {
         if verify == Verify::BtAuth1 && route.verify_with.is_none() {
             return Err(Refusal::unverified("this axon takes btauth/1 only"));
         }
-        let mut bound = None;
+        // Whatever else verifies, or a hook instead.
+        let mut bound = match (&route.verify_with, verify) {
+            (None, Verify::Nothing) => None,
+            _ => BoundClaim::of(head, verify)?,
+        };
+        if bound.is_none() && route.bound.unwrap_or(axon.bound) == Bound::Required {
+            return Err(Refusal::unverified("a bound signature is required here"));
+        }
+        let uuid = dendrite.uuid.as_deref();
+        let hash = headers.computed_body_hash.as_deref();
+        if let Some(claim) = &mut bound {
+            let nonce = dendrite.nonce.as_ref().map_or_else(|| "None".to_owned(), Int::to_string);
+            claim.message = v10_message(&nonce, text, &axon.address, uuid, hash);
+        }
         match (&route.verify_with, verify) {
             (Some(verify_with), _) => {
                 verify_with(&caller).await.map_err(|error| {
@@ -670,7 +731,6 @@ impl Exchange<'_> {
                 let count = nonce.to_i128();
                 let far = || Refusal::unverified("Nonce is out of range");
                 let count = count.ok_or_else(far)?;
-                let uuid = dendrite.uuid.as_deref();
                 let fresh = if reference {
                     let version = dendrite.version.map(i128::from);
                     axon.reference_nonces
@@ -686,27 +746,13 @@ impl Exchange<'_> {
                     signature.ok_or_else(|| Refusal::unverified("Missing Signature"))?;
                 let signature = parse_signature_hex(signature)
                     .map_err(|error| Refusal::unverified(&error.to_string()))?;
-                let hash = headers.computed_body_hash.as_deref().unwrap_or("None");
-                let message =
-                    format!("{nonce}.{text}.{}.{}.{hash}", axon.address, uuid.unwrap_or("None"));
+                let message = v10_message(&nonce.to_string(), text, &axon.address, uuid, hash);
                 let wrapping = BytesWrapping::Accept;
                 let mismatch = || Refusal::unverified("Signature mismatch");
                 if !key.verify_wrapped(message.as_bytes(), &signature, wrapping) {
                     return Err(mismatch());
                 }
                 axon.keys.keep(text, &key);
-                if let Some(claim) = head.headers.get(BOUND_SIGNATURE_HEADER) {
-                    let signature =
-                        claim.to_str().ok().and_then(|text| parse_signature_hex(text).ok());
-                    let timeout = head.headers.get("timeout").and_then(|text| text.to_str().ok());
-                    bound = Some(BoundClaim {
-                        message,
-                        signature: signature.ok_or_else(mismatch)?,
-                        timeout: timeout.unwrap_or_default().to_owned(),
-                    });
-                } else if route.bound == Bound::Required {
-                    return Err(Refusal::unverified("a bound signature is required here"));
-                }
                 let admitted = match fresh {
                     Some(fresh) => axon.nonces.admit(
                         &key.hotkey(),
@@ -736,8 +782,10 @@ impl Exchange<'_> {
             (None, Verify::Nothing) => None,
             (None, _) => Some(String::new()),
         };
-        caller.body_covered =
-            caller.verified && hash.as_deref().is_some_and(|hash| hash != *EMPTY_HASH);
+        // What a hook has checked is unknown.
+        caller.body_covered = caller.verified
+            && route.verify_with.is_none()
+            && hash.as_deref().is_some_and(|hash| hash != *EMPTY_HASH);
         Ok(Signed { caller, hash, bound })
     }
 

@@ -30,7 +30,8 @@ pub struct Caller {
     /// The nonce: nanoseconds since 1970 by the caller's clock; signed.
     pub nonce: u64,
     /// Whether the signature covers the body: always with `btauth/1`; with v10 only the hashed fields, if there are any, or
-    /// all of it if the request carries a bound signature.
+    /// all of it if the request carries a bound signature. After [`verify_with`](crate::route::Route::verify_with) only
+    /// with a bound signature, since nobody knows what the hook has checked.
     pub body_covered: bool,
     /// The synapse headers as the caller sent them; empty with `btauth/1`. Unproven, apart from what is above.
     pub headers: Arc<SynapseHeaders>,
@@ -74,10 +75,14 @@ pub enum Verify {
 /// Whether a v10 caller must sign its whole request.
 ///
 /// v10 signatures cover neither the route nor the body, unless the class hashes fields (W2, W6). A caller of ours may add
-/// one that does: the header `schwann_bound_signature`.
+/// one that does: the header [`BOUND_SIGNATURE_HEADER`], made by
+/// [`DendriteBuilder::bound`](crate::dendrite::DendriteBuilder::bound). `btauth/1` signs all of that anyway, but for the
+/// timeout, and passes under each of these.
+///
+/// A proxy that changes the path, the query or the timeout breaks a bound signature, as it should.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Bound {
-    /// A bound signature is checked if there is one.
+    /// A bound signature is checked if there is one. This protects nobody from whoever sits in between and takes it out.
     #[default]
     Optional,
     /// Requests whose body is covered by neither hashed fields nor a bound signature are refused with 401.

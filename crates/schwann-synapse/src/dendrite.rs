@@ -99,6 +99,7 @@ pub(crate) struct CallOptions {
     pub(crate) total: Duration,
     pub(crate) max_answer_bytes: u64,
     pub(crate) protocol: Protocol,
+    pub(crate) bound: bool,
     pub(crate) inputs: Inputs,
 }
 
@@ -158,6 +159,7 @@ impl Dendrite {
                 total: Duration::from_secs(12),
                 max_answer_bytes: 64 << 20,
                 protocol: Protocol::V10,
+                bound: false,
                 inputs: Inputs::Asked,
             },
             pool: PoolLimits {
@@ -352,6 +354,14 @@ impl DendriteBuilder {
     /// The protocol of calls. Default [`Protocol::V10`].
     pub fn protocol(mut self, protocol: Protocol) -> Self {
         self.options.protocol = protocol;
+        self
+    }
+
+    /// Whether v10 calls also carry a signature over the whole request: see
+    /// [`Bound`](crate::caller::Bound). SDK axons ignore it. By default they do not;
+    /// `btauth/1` needs none.
+    pub fn bound(mut self, bound: bool) -> Self {
+        self.options.bound = bound;
         self
     }
 
@@ -561,6 +571,13 @@ macro_rules! options {
             /// The protocol.
             pub fn protocol(mut self, protocol: Protocol) -> Self {
                 self.$($call.)?options.protocol = protocol;
+                self
+            }
+
+            /// Whether the call, if it is v10, also carries a signature over the
+            /// whole request: see [`DendriteBuilder::bound`].
+            pub fn bound(mut self, bound: bool) -> Self {
+                self.$($call.)?options.bound = bound;
                 self
             }
 

@@ -126,6 +126,7 @@ async fn open(
         uuid: lane.uuid(),
         nonce: shared.nonces.next(),
         timeout: options.total,
+        bound: options.bound,
     };
     let signed = match options.protocol {
         Protocol::V10 => prepared.v10(&particulars),

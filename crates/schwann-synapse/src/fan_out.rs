@@ -86,6 +86,13 @@ macro_rules! options {
                 self
             }
 
+            /// Whether v10 calls also carry a signature over the whole request: see
+            /// [`DendriteBuilder::bound`](crate::dendrite::DendriteBuilder::bound).
+            pub fn bound(mut self, bound: bool) -> Self {
+                self.$($many).+.options.bound = bound;
+                self
+            }
+
             /// Whose value a required field has in the answers.
             pub fn inputs(mut self, inputs: Inputs) -> Self {
                 self.$($many).+.options.inputs = inputs;

@@ -186,7 +186,7 @@ pub struct Route {
     pub(crate) verify_with: Option<Hook<()>>,
     pub(crate) priority: Option<Hook<f64>>,
     pub(crate) verify: Option<Verify>,
-    pub(crate) bound: Bound,
+    pub(crate) bound: Option<Bound>,
     pub(crate) max_body: Option<u64>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) allow: Option<HashSet<Hotkey>>,
@@ -202,7 +202,7 @@ impl Route {
             verify_with: None,
             priority: None,
             verify: None,
-            bound: Bound::default(),
+            bound: None,
             max_body: None,
             timeout: None,
             allow: None,
@@ -239,6 +239,9 @@ impl Route {
 
     /// Verifies callers in a way of its own **instead of** checking their signatures: the reference's `verify_fn`. An
     /// error is a 401 that tells its text. [`Caller::verified`] is false in it, and true after it.
+    ///
+    /// It does not replace [`bound`](Self::bound): a v10 request that carries a bound signature, or must, is checked for
+    /// that as well, by the key of the hotkey it names. But whether a nonce is fresh and unused is the hook's to judge.
     #[must_use]
     pub fn verify_with<F, Fut, E>(mut self, verify: F) -> Self
     where
@@ -279,10 +282,10 @@ impl Route {
         self
     }
 
-    /// Whether v10 callers must sign their bodies too. Default: [`Bound::Optional`].
+    /// Whether v10 callers must sign their whole requests. Default: as the axon says.
     #[must_use]
     pub fn bound(mut self, bound: Bound) -> Self {
-        self.bound = bound;
+        self.bound = Some(bound);
         self
     }
 

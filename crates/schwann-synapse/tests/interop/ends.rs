@@ -58,8 +58,14 @@ impl End {
 
     /// Runs this end as a dendrite against that axon, with all cases.
     pub(crate) async fn call(&self, axon: &Peer) -> Report {
+        self.call_with(&[], axon).await
+    }
+
+    /// The same, with these flags before the others.
+    pub(crate) async fn call_with(&self, first: &[&str], axon: &Peer) -> Report {
         let port = axon.ready()["port"].to_string();
-        self.run(&["--port", &port, "--axon-hotkey", axon.said("hotkey"), "--cases", "all"]).await
+        let own = ["--port", &port, "--axon-hotkey", axon.said("hotkey"), "--cases", "all"];
+        self.run(&[first, &own].concat()).await
     }
 
     /// Runs this end to its end.

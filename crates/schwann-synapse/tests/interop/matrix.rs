@@ -51,3 +51,16 @@ version!(sdk_10_5, "SCHWANN_PEER_SDK_10_5");
 async fn our_dendrite_calls_our_axon() {
     passes(our_dendrite(), our_axon()).await;
 }
+
+/// Bound signatures are ours alone. The SDK's axons do not mind them.
+#[tokio::test]
+async fn our_dendrite_calls_the_newest_axon_with_bound_signatures() {
+    let axon = End::python("SCHWANN_PEER_SDK_10_5", "py_axon.py").serve().await;
+    our_dendrite().call_with(&["--bound"], &axon).await.expect_all(CASES);
+}
+
+#[tokio::test]
+async fn our_dendrite_calls_our_axon_with_bound_signatures() {
+    let axon = our_axon().serve().await;
+    our_dendrite().call_with(&["--bound"], &axon).await.expect_all(CASES);
+}
