@@ -20,6 +20,7 @@ mod numbers;
 mod recorded_routes;
 mod set;
 mod shapes;
+mod shapes_wire;
 mod signatures;
 mod tensors;
 

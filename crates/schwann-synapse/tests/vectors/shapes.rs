@@ -11,9 +11,10 @@ use serde::Deserialize;
 use crate::{annotation::Annotation, numbers::Numbers, set};
 
 #[derive(Deserialize)]
-struct Shape {
+pub(crate) struct Shape {
     repo: String,
-    class: String,
+    pub(crate) class: String,
+    pub(crate) bases: Vec<String>,
     required_hash_fields: Option<Vec<String>>,
     rhf_style: Option<String>,
     fields: Vec<Field>,
@@ -29,7 +30,7 @@ struct Field {
     required: bool,
 }
 
-fn shapes() -> Vec<Shape> {
+pub(crate) fn shapes() -> Vec<Shape> {
     let path = set::path("SCHWANN_SHAPES", "vectors/synapse_shapes.json");
     let bytes = std::fs::read(&path)
         .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
@@ -112,7 +113,7 @@ fn class(name: &str, shape: &Shape, numbers: &mut Numbers, depth: usize) -> Valu
     value(&dict, shape, numbers, depth + 1)
 }
 
-fn synapse(shape: &Shape, numbers: &mut Numbers) -> Untyped {
+pub(crate) fn synapse(shape: &Shape, numbers: &mut Numbers) -> Untyped {
     let mut fields = Dict::new();
     for field in &shape.fields {
         let of = Annotation::parse(&field.annotation)
