@@ -4,6 +4,7 @@
 //! end (W5), and a nonce that arrives out of order is lost (W12).
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, PoisonError};
 
 use super::NonceError;
@@ -70,12 +71,17 @@ pub fn two_decimals(number: f64) -> String {
 
 /// The newest nonce of every caller, as the reference keeps them: by the text of the hotkey and uuid.
 ///
-/// Unlike the reference's map it is bounded: when full, nonces of new callers are refused.
+/// Unlike the reference's map it is bounded (W15): callers are kept as keyed hashes, however long the uuid they chose, and
+/// when it is full, nonces of new callers are refused.
 #[derive(Debug)]
 pub struct ReferenceNonces {
-    newest: Mutex<HashMap<String, i128>>,
+    newest: Mutex<HashMap<Slot, i128>>,
+    keys: [RandomState; 2],
     capacity: usize,
 }
+
+/// Two keyed hashes of hotkey and uuid. A collision refuses a fresh nonce, never admits a used one.
+type Slot = [u64; 2];
 
 impl ReferenceNonces {
     /// How many callers are remembered unless told otherwise.
@@ -83,7 +89,7 @@ impl ReferenceNonces {
 
     /// A map for this many callers.
     pub fn new(capacity: usize) -> ReferenceNonces {
-        ReferenceNonces { newest: Mutex::default(), capacity }
+        ReferenceNonces { newest: Mutex::default(), keys: Default::default(), capacity }
     }
 
     /// Checks a nonce as the reference does before it looks at the signature. Remembers nothing.
@@ -101,7 +107,7 @@ impl ReferenceNonces {
         now_ns: u64,
     ) -> Result<(), NonceError> {
         let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        match newest.get(&slot(hotkey, uuid)) {
+        match newest.get(&self.slot(hotkey, uuid)) {
             Some(stored) if nonce <= *stored => Err(NonceError::Superseded),
             Some(_) => Ok(()),
             None => {
@@ -125,7 +131,7 @@ impl ReferenceNonces {
     pub fn store(&self, hotkey: &str, uuid: Option<&str>, nonce: i128) -> Result<(), NonceError> {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         let full = newest.len() >= self.capacity;
-        match newest.entry(slot(hotkey, uuid)) {
+        match newest.entry(self.slot(hotkey, uuid)) {
             std::collections::hash_map::Entry::Occupied(mut stored) => {
                 if nonce <= *stored.get() {
                     return Err(NonceError::Superseded);
@@ -142,9 +148,28 @@ impl ReferenceNonces {
         Ok(())
     }
 
+    /// Remembers a nonce that was admitted by another rule, so that it is not admitted by this one.
+    ///
+    /// # Errors
+    ///
+    /// [`NonceError::StoreFull`] for a new caller when full.
+    pub fn raise(&self, hotkey: &str, uuid: Option<&str>, nonce: i128) -> Result<(), NonceError> {
+        match self.store(hotkey, uuid, nonce) {
+            Err(NonceError::Superseded) => Ok(()),
+            stored => stored,
+        }
+    }
+
     /// The newest nonce of a caller.
     pub fn newest(&self, hotkey: &str, uuid: Option<&str>) -> Option<i128> {
-        self.newest.lock().unwrap_or_else(PoisonError::into_inner).get(&slot(hotkey, uuid)).copied()
+        let slot = self.slot(hotkey, uuid);
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner).get(&slot).copied()
+    }
+
+    /// A missing uuid is the text `None`, as in the signed message.
+    fn slot(&self, hotkey: &str, uuid: Option<&str>) -> Slot {
+        let caller = (hotkey, uuid.unwrap_or("None"));
+        self.keys.each_ref().map(|key| key.hash_one(caller))
     }
 }
 
@@ -152,9 +177,4 @@ impl Default for ReferenceNonces {
     fn default() -> ReferenceNonces {
         ReferenceNonces::new(Self::DEFAULT_CAPACITY)
     }
-}
-
-/// A missing uuid is the text `None`, as in the signed message.
-fn slot(hotkey: &str, uuid: Option<&str>) -> String {
-    format!("{hotkey}:{}", uuid.unwrap_or("None"))
 }
