@@ -36,7 +36,6 @@ use http::{
 use schwann::{BlockingPool, Call, Error, Finished, Handler, Reply, ReplyStream, RequestBody};
 use sha2::{Digest, Sha256};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
     task::unconstrained,
     time::{Instant, sleep_until},
 };
@@ -53,8 +52,9 @@ use crate::{
     hash::BodyHash,
     headers::{self, HeaderParts, Known, SynapseHeaders, parse_like_reference, parse_strict},
     keys::{BytesWrapping, KeyCache, Scheme, Signer, parse_signature_hex},
+    memory::{Full, Memory, Taken, weight},
     metrics::{Metrics, RouteMetrics, Spoken, UNKNOWN},
-    nonce::{Freshness, MemoryNonceStore, NonceStore, ReferenceNonces, now_ns},
+    nonce::{Fresh, Freshness, MemoryNonceStore, NonceError, NonceStore, ReferenceNonces, now_ns},
     python::{Dict, Int, Value},
     route::{Answer, BodyFault, Outcome, Running},
     ss58::Hotkey,
@@ -85,12 +85,16 @@ struct Inner {
     freshness: Freshness,
     nonces: Arc<dyn NonceStore>,
     reference_nonces: ReferenceNonces,
+    /// Whether some routes verify like the reference and others do not.
+    mixed: bool,
     btauth: btauth::Verifier,
     admission: Admission,
     pool: BlockingPool,
-    body_room: Arc<Semaphore>,
+    /// Room for bodies on their way in, and for what becomes of them.
+    arriving: Memory,
+    held: Memory,
     /// For bodies of callers who are not proven yet: they cannot take the room of those who are.
-    unproven_room: Arc<Semaphore>,
+    unproven: Memory,
     metrics: Metrics,
     clock: Clock,
 }
@@ -211,9 +215,10 @@ impl AxonBuilder {
         self
     }
 
-    /// The most memory that bodies of calls in flight may take together, in bytes. Default: 256 MiB. Callers beyond it wait,
-    /// until their deadline (408). Bodies of `btauth/1`, which come before their caller is proven, have a quarter of that
-    /// for themselves and no more.
+    /// The most memory that bodies on their way in may take together, in bytes, and the most that all calls under way may
+    /// take for what their JSON becomes, which can be thirty times its text. Small bodies need no room. Default: 256 MiB
+    /// each. Callers beyond it wait, and get 503 after 5 s. Bodies of `btauth/1`, which come before their caller is proven,
+    /// have a quarter of that for themselves and no more.
     #[must_use]
     pub fn max_bodies(mut self, bytes: u64) -> Self {
         self.max_bodies = bytes;
@@ -309,6 +314,9 @@ impl AxonBuilder {
         let keys = Arc::new(self.keys.unwrap_or_default());
         let btauth = btauth::Verifier::new(Arc::clone(&keys), Arc::clone(&nonces))
             .not_before(freshness.floor_ns());
+        let mut modes = self.routes.iter().map(|route| route.verify.unwrap_or(self.verify));
+        let mixed = modes.clone().any(|mode| mode == Verify::LikeReference)
+            && modes.any(|mode| mode != Verify::LikeReference);
         let mut routes = HashMap::with_capacity(self.routes.len());
         let mut names = Vec::with_capacity(self.routes.len());
         for route in self.routes {
@@ -327,8 +335,6 @@ impl AxonBuilder {
                 return Err(BuildError::Duplicate(name));
             }
         }
-        let permits = usize::try_from(self.max_bodies / ROOM_UNIT).unwrap_or(usize::MAX);
-        let room = |permits: usize| Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)));
         Ok(Axon(Arc::new(Inner {
             address: self.hotkey.to_string(),
             hotkey: self.hotkey,
@@ -346,11 +352,13 @@ impl AxonBuilder {
             freshness,
             nonces,
             reference_nonces: ReferenceNonces::default(),
+            mixed,
             btauth,
             admission: self.admission,
             pool: self.pool,
-            body_room: room(permits),
-            unproven_room: room(permits.div_ceil(4)),
+            arriving: Memory::new(self.max_bodies),
+            held: Memory::new(self.max_bodies),
+            unproven: Memory::new(self.max_bodies / 4),
             metrics: self.metrics,
             clock: self.clock,
         })))
@@ -359,9 +367,6 @@ impl AxonBuilder {
 
 /// The route every axon has.
 const PING: &str = "Synapse";
-
-/// Bodies up to this many bytes are let in without asking for room; and room is counted in these.
-const ROOM_UNIT: u64 = 16 * 1024;
 
 impl Handler for Axon {
     async fn call(&self, call: Call) -> Result<Finished, Error> {
@@ -383,7 +388,7 @@ impl Handler for Axon {
             tally: Arc::default(),
             status: None,
             timeout: None,
-            places: None,
+            room: Taken::default(),
         };
         let served = match attached {
             Some(attached) => exchange.serve(attached, &head, body, reply, peer).await,
@@ -469,8 +474,8 @@ struct Exchange<'a> {
     /// Set once the exchange has an end; without one, the client left.
     status: Option<u16>,
     timeout: Option<f64>,
-    /// The body's places among all bodies, until the exchange ends.
-    places: Option<OwnedSemaphorePermit>,
+    /// What this call takes of the room for what bodies become.
+    room: Taken,
 }
 
 /// Bytes that went either way, and whether a reply was begun.
@@ -717,11 +722,8 @@ impl Exchange<'_> {
             claim.message = v10_message(&nonce, text, &axon.address, uuid, hash);
         }
         match (&route.verify_with, verify) {
-            (Some(verify_with), _) => {
-                verify_with(&caller).await.map_err(|error| {
-                    debug!(target: "schwann::axon", %error, "verify hook refused");
-                    Refusal::unverified(&error.to_string())
-                })?;
+            (Some(_), _) => {
+                self.verify_with(route, &caller).await?;
                 caller.verified = true;
             }
             (None, Verify::Nothing) => {}
@@ -753,18 +755,27 @@ impl Exchange<'_> {
                     return Err(mismatch());
                 }
                 axon.keys.keep(text, &key);
+                let admit = |fresh: Fresh| {
+                    let lane = uuid.unwrap_or("None");
+                    axon.nonces.admit(&key.hotkey(), lane, fresh.nonce, now, fresh.expires_ns)
+                };
                 let admitted = match fresh {
-                    Some(fresh) => axon.nonces.admit(
-                        &key.hotkey(),
-                        uuid.unwrap_or("None"),
-                        fresh.nonce,
-                        now,
-                        fresh.expires_ns,
-                    ),
+                    Some(fresh) if axon.mixed => {
+                        admit(fresh).and_then(|()| axon.reference_nonces.raise(text, uuid, count))
+                    }
+                    Some(fresh) => admit(fresh),
+                    // What one kind of route admitted must be used up for the other kind too (W6): the hardened ones
+                    // take no nonce that is old, and here, beside them, none is taken that is fresh to them later.
+                    None if axon.mixed => match axon.freshness.check(count, headers.timeout, now) {
+                        Ok(fresh) => admit(fresh),
+                        Err(error @ NonceError::FromFuture { .. }) => Err(error),
+                        Err(_) => Ok(()),
+                    }
+                    .and_then(|()| axon.reference_nonces.store(text, uuid, count)),
                     None => axon.reference_nonces.store(text, uuid, count),
                 };
                 admitted.map_err(|error| match error {
-                    crate::nonce::NonceError::Unavailable(_) => {
+                    NonceError::Unavailable(_) => {
                         error!(target: "schwann::axon", %error, "nonces cannot be kept: nothing is served");
                         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
                     }
@@ -782,11 +793,22 @@ impl Exchange<'_> {
             (None, Verify::Nothing) => None,
             (None, _) => Some(String::new()),
         };
-        // What a hook has checked is unknown.
+        // A hook of the route's own may have proven anything; that the hash was signed is only known of a signature.
         caller.body_covered = caller.verified
             && route.verify_with.is_none()
             && hash.as_deref().is_some_and(|hash| hash != *EMPTY_HASH);
         Ok(Signed { caller, hash, bound })
+    }
+
+    async fn verify_with(&self, route: &Route, caller: &Caller) -> Result<(), Refusal> {
+        let Some(verify) = &route.verify_with else { return Ok(()) };
+        match within(self.started + caller.timeout, verify(caller)).await {
+            Err(_) => Err(Refusal::late(caller.timeout)),
+            Ok(verdict) => verdict.map_err(|error| {
+                debug!(target: "schwann::axon", %error, "verify hook refused");
+                Refusal::unverified(&error.to_string())
+            }),
+        }
     }
 
     async fn blacklist(&self, route: &Route, caller: &Caller) -> Result<(), Refusal> {
@@ -811,7 +833,7 @@ impl Exchange<'_> {
         let Signed { mut caller, mut hash, bound } = signed;
         json_type(&head.headers, verify)?;
         let deadline = self.started + caller.timeout;
-        let bytes = self.read(body, &self.axon.body_room, deadline, caller.timeout).await?;
+        let bytes = self.read(body, &self.axon.arriving, deadline, caller.timeout).await?;
         if let Some(claim) = bound {
             let sha256: [u8; 32] = Sha256::digest(&bytes).into();
             let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
@@ -864,14 +886,11 @@ impl Exchange<'_> {
         if let Some(twice) =
             BTAUTH_HEADERS.iter().find(|name| head.headers.get_all(*name).iter().count() > 1)
         {
-            return Err(Refusal::new(
-                StatusCode::BAD_REQUEST,
-                format!("Malformed request: header `{twice}` came more than once"),
-            ));
+            return Err(Refusal::twice(twice.as_str()));
         }
         let pairs = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let refused = |error: btauth::AuthError| match error {
-            btauth::AuthError::Refused(crate::nonce::NonceError::Unavailable(_)) => {
+            btauth::AuthError::Refused(NonceError::Unavailable(_)) => {
                 error!(target: "schwann::axon", %error, "nonces cannot be kept: nothing is served");
                 Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
             }
@@ -890,7 +909,7 @@ impl Exchange<'_> {
         let timeout = timeout.map_or(limit, |timeout| {
             Duration::try_from_secs_f64(timeout).map_or(limit, |timeout| timeout.min(limit))
         });
-        let bytes = self.read(body, &axon.unproven_room, self.started + timeout, timeout).await?;
+        let bytes = self.read(body, &axon.unproven, self.started + timeout, timeout).await?;
         let sha256 = btauth::body_sha256(&bytes);
         let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
         // The body took its time: freshness was judged when the head came, the nonce is used up now.
@@ -912,55 +931,61 @@ impl Exchange<'_> {
             body_covered: true,
             headers: Arc::default(),
         };
+        // A signature is no way around what the route itself asks of its callers.
+        self.verify_with(route, &caller).await?;
         self.blacklist(route, &caller).await?;
-        let body = parse_object(&bytes, verify)?;
+        let mut body = parse_object(&bytes, verify)?;
+        // W1, as with v10: a handler that looks for its caller here must not find what anybody wrote.
+        let terminal =
+            |field: &str| matches!(field, "dendrite" | "axon") && !route.endpoint.redefines(field);
+        if body.keys().any(terminal) {
+            self.axon.metrics.spoofed();
+            body.retain(|field, _| !terminal(field));
+        }
         Ok((caller, body, None, None))
     }
 
     /// The body, in time and within what bodies may take together.
     async fn read(
         &mut self,
-        mut body: RequestBody,
-        room: &Arc<Semaphore>,
+        body: RequestBody,
+        arriving: &Memory,
         deadline: Instant,
         timeout: Duration,
     ) -> Result<Bytes, Refusal> {
-        let reading = async {
-            let mut places: Option<OwnedSemaphorePermit> = None;
-            let mut held = ROOM_UNIT;
-            let mut first = Bytes::new();
-            let mut whole = Vec::new();
-            let mut length = 0;
-            while let Some(chunk) = body.chunk().await.map_err(Refusal::of_core)? {
-                length += chunk.len() as u64;
-                self.tally.received.store(length, Ordering::Relaxed);
-                while length > held {
-                    let place = Arc::clone(room).acquire_owned().await.expect("never closed");
-                    match &mut places {
-                        Some(places) => places.merge(place),
-                        None => places = Some(place),
-                    }
-                    held += ROOM_UNIT;
-                }
-                if first.is_empty() {
-                    first = chunk;
-                    continue;
-                }
-                if whole.is_empty() {
-                    whole.extend_from_slice(&first);
-                }
-                whole.extend_from_slice(&chunk);
-            }
-            Ok((if whole.is_empty() { first } else { whole.into() }, places))
-        };
-        match within(deadline, reading).await {
-            Ok(read) => {
-                let (bytes, places) = read?;
-                self.places = places;
-                Ok(bytes)
-            }
+        match within(deadline, self.read_within_room(body, arriving)).await {
+            Ok(read) => read,
             Err(_) => Err(Refusal::late(timeout)),
         }
+    }
+
+    async fn read_within_room(
+        &mut self,
+        mut body: RequestBody,
+        arriving: &Memory,
+    ) -> Result<Bytes, Refusal> {
+        let mut whole = Vec::new();
+        let mut first = Bytes::new();
+        let mut length = 0;
+        let mut taken = Taken::default();
+        while let Some(chunk) = body.chunk().await.map_err(Refusal::of_core)? {
+            length += chunk.len() as u64;
+            self.tally.received.store(length, Ordering::Relaxed);
+            arriving.take(length, &mut taken).await.map_err(|Full| Refusal::crowded())?;
+            if first.is_empty() {
+                first = chunk;
+                continue;
+            }
+            if whole.is_empty() {
+                whole.extend_from_slice(&first);
+            }
+            whole.extend_from_slice(&chunk);
+        }
+        let bytes = if whole.is_empty() { first } else { whole.into() };
+        // What is held from here on is what the text becomes, not the text.
+        let room = self.axon.held.take(weight(&bytes), &mut self.room);
+        room.await.map_err(|Full| Refusal::crowded())?;
+        Ok(bytes)
     }
 
     fn ended(&mut self, status: u16) {
@@ -1007,7 +1032,7 @@ impl Exchange<'_> {
         }
         let axon = TerminalInfo {
             status_code: Some(i64::from(refusal.status.as_u16())),
-            status_message: Some(message),
+            status_message: Some(for_header(message)),
             process_time: Some(self.started.elapsed().as_secs_f64()),
             version: Some(self.axon.version),
             uuid: Some(self.axon.uuid.clone()),
@@ -1178,11 +1203,18 @@ impl Refusal {
     }
 
     /// 400, or what the reference makes of it (W17).
-    fn malformed(verify: Verify, message: String) -> Self {
+    fn malformed(verify: Verify, mut message: String) -> Self {
+        // It may quote the request, and no request chooses how long its answer is.
+        shorten(&mut message, 300);
         match verify {
             Verify::LikeReference => Self::internal(message),
             _ => Self::new(StatusCode::BAD_REQUEST, message),
         }
+    }
+
+    fn twice(header: &str) -> Self {
+        let text = format!("Malformed request: header `{header}` came more than once");
+        Self::new(StatusCode::BAD_REQUEST, text)
     }
 
     fn unverified(why: &str) -> Self {
@@ -1191,6 +1223,11 @@ impl Refusal {
 
     fn blacklisted(reason: &str) -> Self {
         Self::new(StatusCode::FORBIDDEN, format!("Forbidden. Key is blacklisted: {reason}."))
+    }
+
+    fn crowded() -> Self {
+        let text = "Service busy: too many large bodies at a time".to_owned();
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, text)
     }
 
     fn late(timeout: Duration) -> Self {
@@ -1222,6 +1259,22 @@ impl Refusal {
             self.status = error.status();
         }
         self
+    }
+}
+
+/// The copy of a message that goes into a header: the Python SDK refuses header lines beyond 8,190 bytes, and with them the
+/// answer. The body has all of it.
+fn for_header(mut message: String) -> String {
+    shorten(&mut message, 1000);
+    message
+}
+
+/// Cuts a text to at most so many bytes and three dots.
+fn shorten(text: &mut String, bytes: usize) {
+    if text.len() > bytes {
+        let end = (0..=bytes).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
+        text.push_str("...");
     }
 }
 
@@ -1287,6 +1340,7 @@ impl Face {
             }
             Protocol::BtAuth1 => fields.to_json()?,
         };
+        self.axon.status_message = self.axon.status_message.map(for_header);
         let mut response = Response::new(());
         *response.status_mut() = status;
         let headers = response.headers_mut();

@@ -59,6 +59,7 @@ mod history;
 mod json;
 pub mod keys;
 mod lanes;
+mod memory;
 pub mod metrics;
 pub mod nonce;
 mod nonprintable;

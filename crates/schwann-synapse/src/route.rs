@@ -237,11 +237,14 @@ impl Route {
         self
     }
 
-    /// Verifies callers in a way of its own **instead of** checking their signatures: the reference's `verify_fn`. An
+    /// Verifies v10 callers in a way of its own **instead of** checking their signatures: the reference's `verify_fn`. An
     /// error is a 401 that tells its text. [`Caller::verified`] is false in it, and true after it.
     ///
     /// It does not replace [`bound`](Self::bound): a v10 request that carries a bound signature, or must, is checked for
     /// that as well, by the key of the hotkey it names. But whether a nonce is fresh and unused is the hook's to judge.
+    ///
+    /// A `btauth/1` caller's signature is checked first, and then it is asked of them too, with `verified` true: speaking
+    /// another protocol is no way around it.
     #[must_use]
     pub fn verify_with<F, Fut, E>(mut self, verify: F) -> Self
     where
