@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::{
-    Choice,
+    Choice, instructions,
     steps::{Steps, cargo},
     test,
 };
@@ -25,5 +25,6 @@ pub(crate) fn run() -> Result<ExitCode> {
         // xtask/src/deny.rs has checked the same file, in the tests above.
         steps.leave("dependencies by cargo-deny", "not installed: cargo install cargo-deny");
     }
+    instructions::check(&mut steps);
     Ok(steps.finish())
 }

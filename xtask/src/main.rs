@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 mod bench;
 mod ci;
+mod instructions;
 mod peers;
 mod steps;
 mod test;
@@ -37,10 +38,16 @@ enum Chore {
     },
     /// Prepares what is missing (Python environments with the real SDKs) and runs every test
     Test(Choice),
-    /// `test`, and the checks of documentation and dependencies
+    /// `test`, and the checks of documentation, dependencies and instruction counts
     Ci,
     /// Measures CPU time per operation, side by side with bare hyper and with Python, and prints one table
     Bench(bench::Wish),
+    /// Counts the codec's instructions with valgrind and compares them with the baseline
+    Instructions {
+        /// Make these counts the baseline
+        #[arg(long)]
+        update: bool,
+    },
     /// Only prepares the Python environments, and prints lines that a shell can read
     Peers,
 }
@@ -61,6 +68,7 @@ fn main() -> ExitCode {
         Chore::Up { args } => up::run(&args),
         Chore::Test(choice) => test::run(&choice),
         Chore::Ci => ci::run(),
+        Chore::Instructions { update } => instructions::run(update),
         Chore::Bench(wish) => bench::run(&wish),
         Chore::Peers => peers::print(),
     };
