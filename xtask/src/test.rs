@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Turns on the tests that meet the real SDKs.
-const PEERS: [&str; 2] = ["--features", "schwann-synapse/peers"];
+const PEERS: [&str; 2] = ["--features", "schwann-synapse/peers,schwann-cli/peers"];
 
 /// Runs the tests. A failing step does not keep the next from running.
 ///

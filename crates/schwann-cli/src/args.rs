@@ -172,6 +172,9 @@ pub(crate) struct HowArgs {
     /// How the request says who it is from.
     #[arg(long, value_enum)]
     protocol: Option<ProtocolArg>,
+    /// Sign the whole v10 request too: route, method, timeout and body.
+    #[arg(long)]
+    bound: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -260,6 +263,7 @@ impl HowArgs {
             ProtocolArg::Btauth => "btauth".to_owned(),
         });
         add(flags, "call.protocol", "--protocol", &protocol);
+        add(flags, "call.bound", "--bound", &self.bound.then(|| "true".to_owned()));
     }
 }
 

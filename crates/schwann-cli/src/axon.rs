@@ -57,7 +57,10 @@ impl Serving {
         let largest = bodies.fold(settings.max_body, Ord::max);
         let mut axon = Axon::builder(signer)
             .verify(settings.verify.into())
+            .bound(settings.bound.into())
+            .trusted_proxies(settings.trusted_proxies.iter().copied())
             .max_body(settings.max_body.bytes())
+            .max_bodies(settings.max_bodies.bytes())
             .max_timeout(settings.timeout.duration())
             .room(settings.max_running as usize, settings.max_waiting as usize);
         if let Some(folder) = &settings.nonces {

@@ -77,6 +77,7 @@ pub(crate) fn dendrite(settings: &Settings) -> Result<Dendrite, Problem> {
         .first_byte_timeout(timeout)
         .idle_timeout(timeout)
         .protocol(settings.call.protocol.into())
+        .bound(settings.call.bound)
         .max_answer_bytes(settings.call.max_answer.bytes())
         // Typed by a person, it is meant.
         .dial_unspecified(true)

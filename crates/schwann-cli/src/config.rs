@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     env, fmt, fs,
     io::{self, Read},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     ops::Range,
     path::{Path, PathBuf},
 };
@@ -23,7 +23,7 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::{
     problem::{Problem, chain, one_line, print, print_line},
-    routes::{self, Route, RouteError, Server, Verify},
+    routes::{self, Bound, Route, RouteError, Server, Verify},
 };
 
 /// The file that is read if none is named and this one is there.
@@ -43,8 +43,11 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("axon.listen", "\"127.0.0.1:8091\""),
     ("axon.metrics", "\"127.0.0.1:9091\""),
     ("axon.verify", "\"hardened\""),
+    ("axon.bound", "\"optional\""),
+    ("axon.trusted_proxies", "[\"10.0.0.1\"]"),
     ("axon.timeout", "\"60s\""),
     ("axon.max_body", "\"16MiB\""),
+    ("axon.max_bodies", "\"256MiB\""),
     ("axon.max_connections", "4096"),
     ("axon.max_running", "1024"),
     ("axon.max_waiting", "1024"),
@@ -53,6 +56,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("axon.drain_timeout", "\"30s\""),
     ("call.timeout", "\"12s\""),
     ("call.protocol", "\"v10\""),
+    ("call.bound", "false"),
     ("call.max_answer", "\"64MiB\""),
 ];
 
@@ -153,10 +157,17 @@ pub(crate) struct AxonSettings {
     pub(crate) metrics: Option<SocketAddr>,
     /// How callers are verified.
     pub(crate) verify: Verify,
+    /// Whether v10 callers must sign their whole requests.
+    pub(crate) bound: Bound,
+    /// The addresses whose `X-Forwarded-For` is believed.
+    #[serde(deserialize_with = "addresses")]
+    pub(crate) trusted_proxies: Vec<IpAddr>,
     /// Longest call, whatever the caller wishes.
     pub(crate) timeout: Span,
     /// Largest request body.
     pub(crate) max_body: ByteSize,
+    /// Most that request bodies may take together while they arrive.
+    pub(crate) max_bodies: ByteSize,
     /// Most connections at a time.
     pub(crate) max_connections: u32,
     /// Most calls at a time.
@@ -178,8 +189,11 @@ impl Default for AxonSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 8091)),
             metrics: None,
             verify: Verify::Hardened,
+            bound: Bound::Optional,
+            trusted_proxies: Vec::new(),
             timeout: Span::from_secs(60),
             max_body: ByteSize::new(16 << 20),
+            max_bodies: ByteSize::new(256 << 20),
             max_connections: 4096,
             max_running: 1024,
             max_waiting: 1024,
@@ -198,6 +212,8 @@ pub(crate) struct CallSettings {
     pub(crate) timeout: Span,
     /// How a request says who it is from.
     pub(crate) protocol: CallProtocol,
+    /// Whether v10 calls carry a signature over the whole request.
+    pub(crate) bound: bool,
     /// Largest answer.
     pub(crate) max_answer: ByteSize,
 }
@@ -207,6 +223,7 @@ impl Default for CallSettings {
         Self {
             timeout: Span::from_secs(12),
             protocol: CallProtocol::V10,
+            bound: false,
             max_answer: ByteSize::new(64 << 20),
         }
     }
@@ -243,6 +260,27 @@ fn some_address<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<SocketAddr>, D::Error> {
     address(deserializer).map(Some)
+}
+
+/// A list; in a variable, which has no lists, with commas between.
+fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
+    let wrong = |text: &str| {
+        let example = "write a list like `[\"10.0.0.1\"]`";
+        de::Error::custom(format!("`{text}` is not an address; {example}"))
+    };
+    let one = |text: &str| text.trim().parse().map_err(|_| wrong(text));
+    match Value::deserialize(deserializer)? {
+        Value::String(text) if text.is_empty() => Ok(Vec::new()),
+        Value::String(text) => text.split(',').map(one).collect(),
+        Value::Array(items) => {
+            let text = |item: &Value| match item.as_str() {
+                Some(text) => one(text),
+                None => Err(wrong(&item.to_string())),
+            };
+            items.iter().map(text).collect()
+        }
+        other => Err(wrong(&other.to_string())),
+    }
 }
 
 /// Where a setting was made.
@@ -407,6 +445,12 @@ impl Config {
                 return Err(self.blame("log", &error));
             }
         }
+        if axon.verify == Verify::Nothing && axon.bound != Bound::Optional {
+            return Err(self.blame(
+                "axon.bound",
+                "signed bodies are demanded, and `axon.verify = \"nothing\"` verifies nothing",
+            ));
+        }
         let spans = [
             ("axon.timeout", axon.timeout),
             ("axon.stall_timeout", axon.stall_timeout),
@@ -442,7 +486,10 @@ impl Config {
         let folder = self.file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
         let mut servers = Vec::new();
         for route in &self.settings.synapse {
-            let server = route.get_ref().server(folder, self.settings.axon.timeout);
+            let axon = &self.settings.axon;
+            let server = route.get_ref().server(folder, axon.timeout).and_then(|server| {
+                route.get_ref().verifiable(axon.verify, axon.bound).map(|()| server)
+            });
             let server = server.map_err(|error: RouteError| {
                 let (place, name) = (self.place(&route.span()), &route.get_ref().name);
                 Problem::usage(format!("{place}: synapse `{name}`: {}", chain(&error)))
@@ -571,10 +618,11 @@ fn check(key: &str, text: &str) -> Result<Value, String> {
         read.map(|_| value).map_err(|error| one_line(error.message()))
     };
     alone(Value::from(text)).or_else(|as_text| {
-        // A number is one without quotes. What it says of text is the better
-        // message, unless it wanted a number.
-        let number = text.parse::<i64>().map_err(|_| as_text.clone())?;
-        alone(Value::from(number)).map_err(|_| as_text)
+        // A number is one without quotes, and so are `true` and `false`. What it
+        // says of text is the better message, unless it wanted one of these.
+        let number = text.parse::<i64>().map(Value::from);
+        let bare = number.or_else(|_| text.parse::<bool>().map(Value::from));
+        alone(bare.map_err(|_| as_text.clone())?).map_err(|_| as_text)
     })
 }
 

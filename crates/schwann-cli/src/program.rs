@@ -52,6 +52,9 @@ pub(crate) fn route(written: &routes::Route, server: Server) -> Route {
     if let Some(verify) = written.verify {
         route = route.verify(verify.into());
     }
+    if let Some(bound) = written.bound {
+        route = route.bound(bound.into());
+    }
     if let Some(max_body) = written.max_body {
         route = route.max_body(max_body.bytes());
     }

@@ -45,6 +45,9 @@ pub(crate) struct Route {
     /// How callers are verified; `[axon] verify` if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) verify: Option<Verify>,
+    /// Whether v10 callers must sign their whole requests; `[axon] bound` if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) bound: Option<Bound>,
     /// Largest request body; `[axon] max_body` if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) max_body: Option<ByteSize>,
@@ -96,6 +99,7 @@ pub(crate) const EXAMPLES: &[(&str, &str)] = &[
     ("deny", "[\"5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY\"]"),
     ("priority", "{ 5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY = 10.0 }"),
     ("verify", "\"hardened\""),
+    ("bound", "\"required\""),
     ("max_body", "\"1MiB\""),
     ("timeout", "\"20s\""),
     ("max_output", "\"64MiB\""),
@@ -134,6 +138,29 @@ impl From<Verify> for caller::Verify {
             Verify::LikeReference => Self::LikeReference,
             Verify::Btauth => Self::BtAuth1,
             Verify::Nothing => Self::Nothing,
+        }
+    }
+}
+
+/// Whether v10 callers must sign their whole requests, as written.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Bound {
+    /// They may.
+    #[default]
+    Optional,
+    /// If nothing else signs the body.
+    BodyCovered,
+    /// All of them.
+    Required,
+}
+
+impl From<Bound> for caller::Bound {
+    fn from(bound: Bound) -> Self {
+        match bound {
+            Bound::Optional => Self::Optional,
+            Bound::BodyCovered => Self::BodyCovered,
+            Bound::Required => Self::Required,
         }
     }
 }
@@ -178,6 +205,8 @@ pub(crate) enum RouteError {
     Twice { field: String, list: &'static str },
     #[error("`{0}` is both in `allow` and in `deny`")]
     AllowedAndDenied(Hotkey),
+    #[error("signed bodies are demanded by `bound`, and `verify = \"nothing\"` verifies nothing")]
+    Unverifiable,
     #[error("a priority must be a number")]
     Priority,
     #[error(transparent)]
@@ -232,6 +261,15 @@ impl Route {
             (None, None, Some(builtin)) => self.builtin(builtin),
             (None, None, None) => Err(RouteError::OneServer("none")),
             _ => Err(RouteError::OneServer("several")),
+        }
+    }
+
+    /// What is demanded of callers can be seen. `verify` and `bound` hold if there are no others.
+    pub(crate) fn verifiable(&self, verify: Verify, bound: Bound) -> Result<(), RouteError> {
+        let nothing = self.verify.unwrap_or(verify) == Verify::Nothing;
+        match nothing && self.bound.unwrap_or(bound) != Bound::Optional {
+            true => Err(RouteError::Unverifiable),
+            false => Ok(()),
         }
     }
 
