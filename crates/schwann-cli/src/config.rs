@@ -779,6 +779,29 @@ mod tests {
     }
 
     #[test]
+    fn every_setting_is_documented() {
+        let text = include_str!("../../../docs/configuration.md");
+        // Each begins a row of the table of its section.
+        let part = |heading: &str| {
+            let from = text.split_once(&format!("\n## `{heading}`")).map(|(_, rest)| rest);
+            let part = from.unwrap_or_else(|| panic!("no section {heading}"));
+            part.split("\n## ").next().unwrap_or_default()
+        };
+        let in_part = |heading: &str, leaf: &str| {
+            assert!(part(heading).contains(&format!("\n| `{leaf}` | ")), "{heading}: {leaf}");
+        };
+        for (key, _) in EXAMPLES {
+            match key.split_once('.') {
+                Some((section, leaf)) => in_part(&format!("[{section}]"), leaf),
+                None => assert!(text.contains(&format!("\n| `{key}` | ")), "{key}"),
+            }
+        }
+        for (key, _) in routes::EXAMPLES {
+            in_part("[[synapse]]", key);
+        }
+    }
+
+    #[test]
     fn every_default_is_listed() {
         let defaults = Table::try_from(Settings::default()).unwrap();
         for (section, leaves) in &defaults {

@@ -1,7 +1,5 @@
 //! The real Python SDK calls what `schwann axon` serves from a file.
 
-#![expect(clippy::unwrap_used, reason = "also outside of functions marked as tests")]
-
 use std::{fs, path::Path, time::Duration};
 
 use schwann_testkit::peer::{self, Peer};

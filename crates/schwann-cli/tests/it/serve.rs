@@ -244,6 +244,54 @@ fn who_may_not_call_is_refused() {
 }
 
 #[test]
+fn what_must_be_signed_is_said_in_the_file() {
+    let axon = Axon::serve(
+        "[axon]\nbound = \"body-covered\"\n\
+         [[synapse]]\nname = \"Covered\"\nbuiltin = \"echo\"\n\
+         [[synapse]]\nname = \"Hashed\"\nbuiltin = \"echo\"\nhash = [\"a\"]\n\
+         [[synapse]]\nname = \"Open\"\nbuiltin = \"echo\"\nbound = \"optional\"\n\
+         [[synapse]]\nname = \"Strict\"\nbuiltin = \"echo\"\nbound = \"required\"\nhash = [\"a\"]\n",
+    );
+    let fields = "{\"a\":1}";
+    let good = format!("{fields}\n");
+    let hash = ["--hash", "a"];
+    assert_eq!(axon.call("Open", fields, &[]).good(), good);
+    assert_eq!(axon.call("Hashed", fields, &hash).good(), good);
+    axon.call("Covered", fields, &[]).bad(1, "the signature must cover the body here");
+    axon.call("Strict", fields, &hash).bad(1, "a bound signature is required here");
+    for how in [&["--bound"][..], &["--protocol", "btauth"]] {
+        assert_eq!(axon.call("Covered", fields, how).good(), good);
+        assert_eq!(axon.call("Strict", fields, &[&hash, how].concat()).good(), good);
+    }
+    let args = ["call", axon.url(), "Covered", fields, "--hotkey", ALICE, "--key-uri", "//Bob"];
+    let said = schwann_in(Path::new("/"), &args, &[("SCHWANN_CALL_BOUND", "true")]);
+    assert_eq!(said.good(), good);
+}
+
+#[test]
+fn a_proxy_is_believed_if_the_file_says_so() {
+    for (trusted, expected) in [("", "127.0.0.1"), ("\"127.0.0.1\"", "203.0.113.9")] {
+        let tells = sh("Tell", r#"printf '{"ip":"%s"}' "$SYNAPSE_CALLER_IP""#, "");
+        let axon = Axon::serve(&format!("[axon]\ntrusted_proxies = [{trusted}]\n{tells}"));
+        let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", proxy.local_addr().unwrap());
+        let address = axon.url().strip_prefix("http://").unwrap().to_owned();
+        let forwarding = std::thread::spawn(move || {
+            let (mut client, _) = proxy.accept().unwrap();
+            let added = "\r\nx-forwarded-for: 198.51.100.1, 203.0.113.9\r\nconnection: close\r\n";
+            let request = read_request(&mut client).replacen("\r\n", added, 1);
+            let mut server = TcpStream::connect(address).unwrap();
+            server.write_all(request.as_bytes()).unwrap();
+            std::io::copy(&mut server, &mut client).unwrap();
+        });
+        let args = ["call", &url, "Tell", "{}", "--hotkey", ALICE, "--key-uri", "//Bob"];
+        let said = schwann_in(Path::new("/"), &args, &[]);
+        assert_eq!(said.good(), format!("{{\"ip\":\"{expected}\"}}\n"));
+        forwarding.join().unwrap();
+    }
+}
+
+#[test]
 fn an_upstream_answers() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let upstream = format!("http://{}/work", listener.local_addr().unwrap());

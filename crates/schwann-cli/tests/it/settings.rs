@@ -1,6 +1,6 @@
 //! `schwann config`, and what is asked for and not done.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use serde_json::Value;
 
@@ -101,4 +101,55 @@ fn a_good_file_is_checked_with_its_programs() {
 fn variables_of_other_tools_are_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     schwann_in(folder.path(), &["config", "check"], &[("SCHWANN_VECTORS", "x")]).good();
+}
+
+#[test]
+fn every_example_of_the_documentation_is_good() {
+    let text = include_str!("../../../../docs/configuration.md");
+    let mut examples = 0;
+    for block in text.split("```toml\n").skip(1) {
+        let block = block.split("```").next().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        // Programs are looked for.
+        std::os::unix::fs::symlink("/bin/true", folder.path().join("translate")).unwrap();
+        fs::write(folder.path().join("schwann.toml"), block).unwrap();
+        let home = [("HOME", folder.path().to_str().unwrap())];
+        let wallet = schwann_in(Path::new("/"), &["key", "new", "--wallet", "default"], &home);
+        assert_eq!(wallet.code, 0, "{wallet:?}");
+        let said = schwann_in(folder.path(), &["config", "check"], &home);
+        assert!(said.code == 0 && said.err.is_empty(), "{said:?} of\n{block}");
+        examples += 1;
+    }
+    assert!(examples >= 3, "{examples}");
+}
+
+#[test]
+fn a_list_in_a_variable_has_commas() {
+    let folder = tempfile::tempdir().unwrap();
+    let show = |text: &str| {
+        let variables = [("SCHWANN_AXON_TRUSTED_PROXIES", text)];
+        schwann_in(folder.path(), &["config", "show", "--json"], &variables)
+    };
+    let shown: Value = serde_json::from_str(&show("10.0.0.1, ::1").good()).unwrap();
+    let proxies = &shown["settings"]["axon.trusted_proxies"];
+    assert_eq!(proxies["from"], "SCHWANN_AXON_TRUSTED_PROXIES");
+    show("10.0.0.1,gateway").bad(2, "`gateway` is not an address; write a list like");
+}
+
+#[test]
+fn what_nobody_can_check_is_not_demanded() {
+    let folder = tempfile::tempdir().unwrap();
+    let synapse = "[[synapse]]\nname = \"Echo\"\nbuiltin = \"echo\"\n";
+    for (text, expected) in [
+        (format!("[axon]\nverify = \"nothing\"\nbound = \"required\"\n{synapse}"), "axon.bound: "),
+        (format!("{synapse}verify = \"nothing\"\nbound = \"required\"\n"), ":1: synapse `Echo`: "),
+        (
+            format!("[axon]\nbound = \"body-covered\"\n{synapse}verify = \"nothing\"\n"),
+            ":3: synapse",
+        ),
+        (format!("{synapse}bound = \"always\"\n"), "`bound = \"required\"`"),
+    ] {
+        fs::write(folder.path().join("schwann.toml"), text).unwrap();
+        schwann_in(folder.path(), &["config", "check"], &[]).bad(2, expected);
+    }
 }
