@@ -124,12 +124,7 @@ impl Prepared {
         let message =
             format!("{}.{}.{}.{}.{hash}", call.nonce, call.hotkey, target.hotkey(), call.uuid);
         let signature = signature_hex(&call.signer.sign(message.as_bytes()));
-        let axon = TerminalInfo {
-            ip: Some(target.host().to_owned()),
-            port: Some(i64::from(target.port())),
-            hotkey: Some(target.hotkey().to_owned()),
-            ..TerminalInfo::default()
-        };
+        let axon = target.terminal();
         let dendrite = TerminalInfo {
             ip: call.external_ip.map(str::to_owned),
             version: Some(call.version),

@@ -483,12 +483,7 @@ impl Shared {
 
     /// Writes down a call that failed before an answer.
     pub(crate) fn failed(&self, target: &Target, name: &str, error: &CallError, took: Duration) {
-        let axon = TerminalInfo {
-            ip: Some(target.host().to_owned()),
-            port: Some(i64::from(target.port())),
-            hotkey: Some(target.hotkey().to_owned()),
-            ..TerminalInfo::default()
-        };
+        let axon = target.terminal();
         let dendrite = TerminalInfo {
             hotkey: Some(self.hotkey.clone()),
             status_code: Some(error.status_code()),

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, fmt, net::IpAddr, sync::Arc};
 
-use crate::axon_info::AxonInfo;
+use crate::{axon_info::AxonInfo, terminal::TerminalInfo};
 
 /// The axon a call is made to.
 ///
@@ -57,6 +57,16 @@ impl Target {
     /// The ss58 text of the axon's hotkey.
     pub fn hotkey(&self) -> &str {
         &self.hotkey
+    }
+
+    /// The axon's end of a call that it has not answered.
+    pub(crate) fn terminal(&self) -> TerminalInfo {
+        TerminalInfo {
+            ip: Some(self.host.as_ref().to_owned()),
+            port: Some(i64::from(self.port)),
+            hotkey: Some(self.hotkey.as_ref().to_owned()),
+            ..TerminalInfo::default()
+        }
     }
 
     /// What tells two connections apart.
