@@ -299,6 +299,15 @@ fn write_text(text: &str, out: &mut String, layout: &Layout) {
     out.push('"');
 }
 
+/// How many bytes there are before a quote, a backslash or a control character.
+fn plain_length(bytes: &[u8]) -> usize {
+    let special = |byte: &u8| *byte < b' ' || *byte == b'"' || *byte == b'\\';
+    // Without an early exit the compiler looks at a whole block at once.
+    let block = |block: &[u8]| block.iter().fold(false, |found, byte| found | special(byte));
+    let whole = bytes.chunks_exact(16).take_while(|bytes| !block(bytes)).count() * 16;
+    whole + bytes[whole..].iter().position(special).unwrap_or(bytes.len() - whole)
+}
+
 struct Fault {
     kind: JsonErrorKind,
     at: usize,
@@ -399,26 +408,28 @@ impl Scanner<'_> {
     }
 
     fn string(&mut self) -> Result<String, Fault> {
-        let bytes = self.text.as_bytes();
         let start = self.at;
         self.at += 1;
         let mut out = String::new();
-        let mut copied = self.at;
         loop {
-            match bytes.get(self.at) {
+            let plain = self.at;
+            self.at += plain_length(&self.text.as_bytes()[plain..]);
+            match self.text.as_bytes().get(self.at) {
                 None => return Err(Fault { kind: JsonErrorKind::Unterminated, at: start }),
                 Some(b'"') => {
-                    out.push_str(&self.text[copied..self.at]);
+                    let plain = &self.text[plain..self.at];
                     self.at += 1;
+                    if out.is_empty() {
+                        return Ok(plain.to_owned());
+                    }
+                    out.push_str(plain);
                     return Ok(out);
                 }
                 Some(b'\\') => {
-                    out.push_str(&self.text[copied..self.at]);
+                    out.push_str(&self.text[plain..self.at]);
                     out.push(self.escape(start)?);
-                    copied = self.at;
                 }
-                Some(..0x20) => return Err(self.fault(JsonErrorKind::ControlCharacter)),
-                Some(_) => self.at += 1,
+                Some(_) => return Err(self.fault(JsonErrorKind::ControlCharacter)),
             }
         }
     }
