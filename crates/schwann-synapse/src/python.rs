@@ -356,6 +356,11 @@ impl Dict {
         Self::default()
     }
 
+    /// An empty dict with room for so many entries.
+    pub(crate) fn with_capacity(entries: usize) -> Self {
+        Self { entries: Vec::with_capacity(entries), index: None }
+    }
+
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.entries.len()
