@@ -249,9 +249,9 @@ impl<'a> Bench<'a> {
 
     fn axon(&mut self) -> Result<()> {
         let cases = [
-            ("axon-plain-1", "PlainSynapse", 1, 3000, 150),
-            ("axon-plain-64", "PlainSynapse", 64, 8000, 256),
-            ("axon-echo-64", "EchoSynapse", 64, 8000, 256),
+            ("axon-plain-1", "PlainSynapse", 1, 3000, 500),
+            ("axon-plain-64", "PlainSynapse", 64, 8000, 1024),
+            ("axon-echo-64", "EchoSynapse", 64, 8000, 512),
         ];
         let mut axons = None;
         for (name, synapse, connections, many, few) in cases {
