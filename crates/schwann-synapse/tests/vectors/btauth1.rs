@@ -42,7 +42,12 @@ fn seconds(params: &Dict, name: &str, default: u64) -> Duration {
 
 #[test]
 fn what_is_signed_is_the_same_to_the_byte_and_verifies_both_ways() {
-    let set = Set::read("btauth1.json");
+    Set::all("btauth1")
+        .iter()
+        .for_each(check_what_is_signed_is_the_same_to_the_byte_and_verifies_both_ways);
+}
+
+fn check_what_is_signed_is_the_same_to_the_byte_and_verifies_both_ways(set: &Set) {
     for part in ["sdk", "protocol", "verify"] {
         set.part(part);
     }
@@ -202,7 +207,12 @@ impl Request {
 
 #[test]
 fn requests_are_judged_as_by_the_sdk_but_for_what_is_refused_on_purpose() {
-    let set = Set::read("btauth1.json");
+    Set::all("btauth1")
+        .iter()
+        .for_each(check_requests_are_judged_as_by_the_sdk_but_for_what_is_refused_on_purpose);
+}
+
+fn check_requests_are_judged_as_by_the_sdk_but_for_what_is_refused_on_purpose(set: &Set) {
     for part in ["sdk", "protocol", "keys", "sign"] {
         set.part(part);
     }

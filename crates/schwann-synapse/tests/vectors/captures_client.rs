@@ -132,9 +132,11 @@ fn exchange(entry: &Value, file: &Dict) -> Result<(), String> {
 /// An entry of the table of contents says what the exchange it names says.
 fn indexed(entry: &Value, _: &Dict) -> Result<(), String> {
     static FULL: LazyLock<Value> = LazyLock::new(|| {
-        let path =
-            crate::set::path("SCHWANN_VECTORS", "vectors/synapse").join("captures-10.5.0.json");
-        Value::parse_json(&std::fs::read(path).unwrap()).unwrap()
+        let folder = crate::set::path("SCHWANN_VECTORS", "vectors/synapse");
+        let ours = crate::set::own("vectors/synapse");
+        let name = "captures-10.5.0.json";
+        let bytes = std::fs::read(folder.join(name)).or_else(|_| std::fs::read(ours.join(name)));
+        Value::parse_json(&bytes.unwrap()).unwrap()
     });
     let id = |entry: &Value| Some((maybe(entry, "group")?.clone(), maybe(entry, "name")?.clone()));
     let Value::List(exchanges) = get(&FULL, "exchanges")? else {

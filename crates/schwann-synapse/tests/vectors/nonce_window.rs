@@ -8,7 +8,12 @@ use crate::set::Set;
 
 #[test]
 fn the_window_its_messages_and_its_memory_are_the_references() {
-    let set = Set::read("nonce_window.json");
+    Set::all("nonce_window")
+        .iter()
+        .for_each(check_the_window_its_messages_and_its_memory_are_the_references);
+}
+
+fn check_the_window_its_messages_and_its_memory_are_the_references(set: &Set) {
     for vector in set.list("window") {
         let now = vector.integer("now_ns").unwrap();
         let (kind, text) = match Window::at(now, vector.float("timeout")) {

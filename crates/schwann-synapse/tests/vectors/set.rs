@@ -36,12 +36,23 @@ struct File {
 
 /// What a path from the environment says, or else the place in the workspace.
 pub(crate) fn path(variable: &str, default: &str) -> PathBuf {
+    given(variable).unwrap_or_else(|| own(default))
+}
+
+/// A place in the workspace.
+pub(crate) fn own(place: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(place)
+}
+
+fn given(variable: &str) -> Option<PathBuf> {
     #[expect(clippy::disallowed_methods, reason = "a test has no configuration file")]
     let given = std::env::var(variable);
-    given.map_or_else(
-        |_| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(default),
-        PathBuf::from,
-    )
+    given.ok().map(PathBuf::from)
+}
+
+/// Whether the folder is not the project's own, and so need not have a file of every kind.
+pub(crate) fn elsewhere() -> bool {
+    given("SCHWANN_VECTORS").is_some()
 }
 
 fn files() -> Vec<File> {
@@ -76,8 +87,8 @@ fn recognise(stem: &str, content: &Dict) -> Result<&'static Kind, String> {
     let named = |name: &str| {
         stem == name || stem.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'))
     };
-    if crate::SETS.contains(&stem) {
-        return Err(stem.to_owned());
+    if let Some(name) = crate::SETS.iter().find(|name| named(name)) {
+        return Err((*name).to_owned());
     }
     let to_come = crate::TO_COME.iter().filter(|name| named(name)).max_by_key(|name| name.len());
     let kind =
@@ -134,7 +145,7 @@ pub(crate) fn check(kind: &'static Kind) {
             checked += used;
         }
     }
-    assert!(checked > 0, "no file of kind {}", kind.name);
+    assert!(checked > 0 || elsewhere(), "no file of kind {}", kind.name);
     assert!(
         failures.is_empty(),
         "{} of {checked} failed:\n{}",
@@ -198,20 +209,26 @@ pub(crate) struct Set {
 }
 
 impl Set {
+    /// Every file of this kind: `name.json`, and `name-` with more after it.
     #[track_caller]
-    pub(crate) fn read(name: &str) -> Set {
-        let path = path("SCHWANN_VECTORS", "vectors/synapse").join(name);
-        let bytes = std::fs::read(&path).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
-        let value =
-            Value::parse_json(&bytes).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
-        Set { root: Entry::new(name.to_owned(), value) }
+    pub(crate) fn all(name: &'static str) -> Vec<Set> {
+        let sets: Vec<Set> = files()
+            .into_iter()
+            .filter(|file| file.kind.as_ref().is_err_and(|kind| kind == name))
+            .map(|file| Set { root: Entry::new(file.name, Value::Dict(file.content)) })
+            .collect();
+        assert!(!sets.is_empty() || elsewhere(), "no file of {name}");
+        sets
     }
 
-    /// The entries of one list of the file.
+    /// The entries of one list of the file; none if the file has no such list.
     #[track_caller]
     pub(crate) fn list(&self, name: &str) -> Vec<Entry> {
-        let Value::List(entries) = self.root.get(name) else { panic!("{name} is no list") };
-        assert!(!entries.is_empty(), "{name} is empty");
+        let entries = match self.root.opt(name) {
+            None => return Vec::new(),
+            Some(Value::List(entries)) => entries,
+            Some(_) => panic!("{name} is no list"),
+        };
         let label = |at: usize| format!("{} {name}[{at}]", self.root.label);
         entries.into_iter().enumerate().map(|(at, entry)| Entry::new(label(at), entry)).collect()
     }
