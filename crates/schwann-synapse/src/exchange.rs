@@ -333,6 +333,11 @@ impl Body {
                 match timeout_at(until, incoming.frame()).await {
                     Err(_) => return Err(CallError::Timeout { phase, limit, received }),
                     Ok(None) => return Ok(None),
+                    // An axon whose clock runs with ours gives up at the same moment. What
+                    // counts is that the time is over.
+                    Ok(Some(Err(_))) if Instant::now() >= until => {
+                        return Err(CallError::Timeout { phase, limit, received });
+                    }
                     Ok(Some(Err(error))) => return Err(CallError::in_body(error, received)),
                     // Trailers say nothing in either protocol.
                     Ok(Some(Ok(frame))) => match frame.into_data() {
