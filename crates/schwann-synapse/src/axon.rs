@@ -758,7 +758,10 @@ impl Exchange<'_> {
                 let signature = parse_signature_hex(signature)
                     .map_err(|error| Refusal::unverified(&error.to_string()))?;
                 let message = v10_message(&nonce.to_string(), text, &axon.address, uuid, hash);
-                let wrapping = BytesWrapping::Accept;
+                // What a wallet in a browser signs for people, no neuron sends. To look for it would make a forged
+                // signature twice as dear as a good one.
+                let wrapping =
+                    if reference { BytesWrapping::Accept } else { BytesWrapping::Refuse };
                 let mismatch = || Refusal::unverified("Signature mismatch");
                 if !key.verify_wrapped(message.as_bytes(), &signature, wrapping) {
                     return Err(mismatch());

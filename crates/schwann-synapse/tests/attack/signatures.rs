@@ -145,7 +145,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case(
             "wrapped in Bytes",
             "browser wallets sign so, and the SDK takes it",
-            Must::Serve,
+            UNVERIFIED,
             |world| {
                 let v10 = V10::new(&world.axon, "Echo");
                 v10.signed(&format!("<Bytes>{}</Bytes>", v10.message()))

@@ -178,6 +178,16 @@ const DIFFERENT: &[Difference] = &[
         why: "W12: an unused nonce within the window is fresh, whatever came before it",
     },
     Difference {
+        applies: |case| {
+            case.hardened()
+                && case.asked.well_signed()
+                && !case.asked.signed(BytesWrapping::Refuse)
+                && case.status() != 401
+        },
+        status: 401,
+        why: "a signature over the wrapped message is none, and costs no second look",
+    },
+    Difference {
         applies: |case| case.hardened() && case.status() == 500 && case.malformed(),
         status: 400,
         why: "W17: a malformed body is the caller's fault",
@@ -322,6 +332,10 @@ impl Asked {
 
     /// Whether the signature is the hotkey's, over what it should be over.
     fn well_signed(&self) -> bool {
+        self.signed(BytesWrapping::Accept)
+    }
+
+    fn signed(&self, wrapping: BytesWrapping) -> bool {
         let headers = parse_like_reference(self.pairs()).unwrap_or_default();
         let dendrite = &headers.dendrite;
         let (Some(hotkey), Some(nonce), Some(signature)) =
@@ -334,7 +348,7 @@ impl Asked {
         let uuid = dendrite.uuid.as_deref().unwrap_or("None");
         let hash = headers.computed_body_hash.as_deref().unwrap_or("None");
         let message = format!("{nonce}.{hotkey}.{AXON}.{uuid}.{hash}");
-        key.verify_wrapped(message.as_bytes(), &signature, BytesWrapping::Accept)
+        key.verify_wrapped(message.as_bytes(), &signature, wrapping)
     }
 
     /// Who and which lane: the key under which the reference remembers nonces.
