@@ -23,7 +23,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, LazyLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Poll, Waker},
     time::Duration,
@@ -483,11 +483,13 @@ struct Exchange<'a> {
 
 /// Bytes that went either way, and whether a reply was begun.
 #[derive(Debug, Default)]
-struct Tally {
+pub(crate) struct Tally {
     received: AtomicU64,
     sent: AtomicU64,
     /// The status the reply started with, or 0.
     started: AtomicU64,
+    /// Whether nobody waits for the answer any more.
+    over: AtomicBool,
 }
 
 /// What is known of a v10 request once it is verified.
@@ -709,6 +711,7 @@ impl Exchange<'_> {
             nonce: dendrite.nonce.as_ref().and_then(Int::to_u64).unwrap_or_default(),
             body_covered: false,
             headers: Arc::clone(&headers),
+            exchange: Arc::clone(&self.tally),
         };
         if reference {
             self.blacklist(route, &caller).await?;
@@ -942,6 +945,7 @@ impl Exchange<'_> {
             nonce: verified.nonce,
             body_covered: true,
             headers: Arc::default(),
+            exchange: Arc::clone(&self.tally),
         };
         // A signature is no way around what the route itself asks of its callers.
         self.verify_with(route, &caller).await?;
@@ -1068,6 +1072,7 @@ impl Exchange<'_> {
 
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
+        self.tally.over.store(true, Ordering::Relaxed);
         let took = self.started.elapsed();
         let received = self.tally.received.load(Ordering::Relaxed);
         let sent = self.tally.sent.load(Ordering::Relaxed);
@@ -1094,6 +1099,10 @@ impl Drop for Exchange<'_> {
 }
 
 impl Tally {
+    pub(crate) fn over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
     fn status(&self) -> Option<u16> {
         match self.started.load(Ordering::Relaxed) {
             0 => None,

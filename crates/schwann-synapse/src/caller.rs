@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 pub use crate::dendrite::Protocol;
-use crate::{headers::SynapseHeaders, ss58::Hotkey};
+use crate::{axon::Tally, headers::SynapseHeaders, ss58::Hotkey};
 
 /// Who calls, the same whichever protocol the request spoke.
 ///
@@ -35,6 +35,17 @@ pub struct Caller {
     pub body_covered: bool,
     /// The synapse headers as the caller sent them; empty with `btauth/1`. Unproven, apart from what is above.
     pub headers: Arc<SynapseHeaders>,
+    pub(crate) exchange: Arc<Tally>,
+}
+
+impl Caller {
+    /// Whether nobody waits for the answer any more: the caller left, or the deadline passed.
+    ///
+    /// A synchronous handler cannot be stopped from outside, so it should ask this between its steps. Others are dropped
+    /// at that moment and need not.
+    pub fn gave_up(&self) -> bool {
+        self.exchange.over()
+    }
 }
 
 /// What a blacklist says of a caller.

@@ -374,7 +374,8 @@ where
 
 /// A route whose handler is synchronous: it runs on a thread of the axon's pool, where it may block (W18).
 ///
-/// Its deadline does not stop it: it runs to its end, holding its thread, while the caller gets 408.
+/// Nothing stops it from outside: when its caller leaves, or gets 408 at the deadline, it runs on to its end and holds its
+/// thread, unless it asks [`Caller::gave_up`] now and then. One that still waits for a thread then never runs.
 pub fn unary_blocking<S, F, R, E>(handler: F) -> Route
 where
     S: Synapse,
