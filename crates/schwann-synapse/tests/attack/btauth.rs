@@ -8,8 +8,8 @@ use schwann_synapse::{
 };
 
 use crate::world::{
-    ALICE, BtAuth, Case, MALFORMED, MALLORY, Must, Request, UNVERIFIED, V10, VICTIM, case, check,
-    foreign, play,
+    ALICE, BtAuth, Case, MALFORMED, MALLORY, Must, Request, UNVERIFIED, V10, VICTIM, case,
+    case_of_old, check, foreign, play,
 };
 
 const VERSION: &str = "x-bittensor-version";
@@ -35,6 +35,15 @@ fn bent(
 fn signed(name: &str, tries: &str, must: Must, change: impl Fn(&mut BtAuth) + 'static) -> Case {
     case(format!("btauth: {name}"), tries, must, move |world| {
         let mut request = BtAuth::new(&world.axon, "Echo");
+        change(&mut request);
+        request.request()
+    })
+}
+
+/// The same on the axon that has always run.
+fn old(name: &str, tries: &str, must: Must, change: impl Fn(&mut BtAuth) + 'static) -> Case {
+    case_of_old(format!("btauth: {name}"), tries, must, move |world| {
+        let mut request = BtAuth::new(&world.lasting, "Echo");
         change(&mut request);
         request.request()
     })
@@ -113,10 +122,11 @@ pub(crate) fn cases() -> Vec<Case> {
                 request.request().set(RECEIVER, &world.axon.address)
             },
         ),
-        signed("11 s old", "a second too late", UNVERIFIED, |request| request.nonce -= 11 * SECOND),
-        signed("a day old", "far too late", UNVERIFIED, |request| request.nonce -= 86_400 * SECOND),
+        old("9 s old", "as old as is allowed", Must::Serve, |request| request.nonce -= 9 * SECOND),
+        old("11 s old", "a second too late", UNVERIFIED, |request| request.nonce -= 11 * SECOND),
+        old("a day old", "far too late", UNVERIFIED, |request| request.nonce -= 86_400 * SECOND),
         signed("from before the start", "a nonce of an earlier life (W4)", UNVERIFIED, |request| {
-            request.nonce = i128::from(now_ns()) - 3600 * SECOND;
+            request.nonce = i128::from(now_ns()) - 8 * SECOND;
         }),
         signed("4 s ahead", "signed in advance", UNVERIFIED, |request| request.nonce += 4 * SECOND),
         signed("a year ahead", "signed in advance, for good", UNVERIFIED, |request| {

@@ -14,24 +14,24 @@ use schwann_synapse::{
 
 use crate::world::{
     BtAuth, CLOCK, Case, MALFORMED, Must, NONCE, Running, TIMEOUT, UNVERIFIED, UUID, V10, VERSION,
-    World, case, check, play, send,
+    World, case, case_of_old, check, play, send,
 };
 
 const SECOND: i128 = 1_000_000_000;
 
 /// A request signed with a nonce this far from now.
 fn at(name: &str, tries: &str, must: Must, from_now: i128) -> Case {
-    case(name, tries, must, move |world| {
-        V10::new(&world.axon, "Echo").nonce(i128::from(now_ns()) + from_now).request()
+    case_of_old(name, tries, must, move |world| {
+        V10::new(&world.lasting, "Echo").nonce(i128::from(now_ns()) + from_now).request()
     })
 }
 
 /// A request from before the axon's start, with other unsigned headers (W3).
 fn widened(name: &str, header: &'static str, value: &'static str, must: Must) -> Case {
     let tries = "an old signature with unsigned headers that stop the reference's clock (W3)";
-    case(name, tries, must, move |world| {
+    case_of_old(name, tries, must, move |world| {
         let old = i128::from(now_ns()) - 3600 * SECOND;
-        let request = V10::new(&world.axon, "Echo").nonce(old).request();
+        let request = V10::new(&world.lasting, "Echo").nonce(old).request();
         if value.is_empty() { request.without(header) } else { request.set(header, value) }
     })
 }
@@ -251,7 +251,11 @@ pub(crate) fn cases() -> Vec<Case> {
         at("nonce of 20 s ago", "older than the timeout and 4 s", UNVERIFIED, -20 * SECOND),
         at("nonce of an hour ago", "old", UNVERIFIED, -3600 * SECOND),
         at("nonce of 1970", "as old as can be", UNVERIFIED, 1 - now_ns() as i128),
-        at("nonce of before the start", "older than the axon (W4)", UNVERIFIED, -3600 * SECOND),
+        at("nonce of 15 s ago", "as old as the timeout allows", Must::Serve, -15 * SECOND),
+        at("nonce of 17 s ago", "older than the timeout and 4 s", UNVERIFIED, -17 * SECOND),
+        case("nonce of before the start", "older than the axon (W4)", UNVERIFIED, |world| {
+            V10::new(&world.axon, "Echo").nonce(i128::from(now_ns()) - 10 * SECOND).request()
+        }),
         at("nonce 10 s ahead", "signed in advance (W5)", UNVERIFIED, 10 * SECOND),
         at(
             "nonce a year ahead",

@@ -17,7 +17,7 @@ use schwann_synapse::{
     caller::{Bound, Caller, Verdict},
     hash::BodyHash,
     keys::{Keypair, Signer, signature_hex},
-    nonce::NonceClock,
+    nonce::{Freshness, NonceClock},
     python::Value,
     ss58::Hotkey,
     synapse::{Synapse, Untyped},
@@ -73,6 +73,16 @@ pub(crate) fn case(
     request: impl Fn(&World) -> Request + 'static,
 ) -> Case {
     play(name, tries, move |world| world.expect(must, &request(world)))
+}
+
+/// The same on the axon that has always run.
+pub(crate) fn case_of_old(
+    name: impl Into<String>,
+    tries: impl Into<String>,
+    must: Must,
+    request: impl Fn(&World) -> Request + 'static,
+) -> Case {
+    play(name, tries, move |world| world.expect_at(&world.lasting, must, &request(world)).map(drop))
 }
 
 /// An attack that takes more than one request.
@@ -158,6 +168,8 @@ pub(crate) struct World {
     _with: With,
     runtime: Runtime,
     pub(crate) axon: Running,
+    /// As if it had always run: what is old is refused for its age, and not for being from before the start.
+    pub(crate) lasting: Running,
     pub(crate) seen: Seen,
 }
 
@@ -197,7 +209,9 @@ impl World {
             .unwrap();
         let seen = Seen::default();
         let axon = serve(&runtime, Self::routes(&seen), Server::default());
-        Self { _with: with, runtime, axon, seen }
+        let lasting = Self::routes(&seen).freshness(Freshness::without_floor());
+        let lasting = serve(&runtime, lasting, Server::default());
+        Self { _with: with, runtime, axon, lasting, seen }
     }
 
     /// The axon as it is by default, with a route for each thing to try.
