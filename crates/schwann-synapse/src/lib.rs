@@ -58,6 +58,7 @@ pub mod headers;
 mod history;
 mod json;
 pub mod keys;
+mod kind;
 mod lanes;
 mod memory;
 pub mod metrics;

@@ -8,9 +8,9 @@ pub use crate::python::ConvertError;
 pub use schwann_synapse_derive::Synapse;
 
 use crate::{
-    convert::{Kind, kind_of_type},
     hash::{BodyHash, BodyHasher},
     json::CompactObject,
+    kind::{Kind, each_field, kind_of_type},
     python::{Dict, Int, NotJson, Value},
     terminal::{TerminalInfo, float_of, int_of},
 };
@@ -401,7 +401,7 @@ pub fn placeholders_of<T: Serialize>(
     required: &[(&str, Placeholder)],
 ) -> Vec<(String, &'static str)> {
     let mut found = Vec::with_capacity(required.len());
-    crate::convert::each_field(synapse, |field, kind| {
+    each_field(synapse, |field, kind| {
         if required.iter().any(|(name, _)| *name == field)
             && let Some(placeholder) = Placeholder::of_kind(kind)
         {
