@@ -14,11 +14,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("schwann-synapse", &["schwann", "schwann-synapse-derive"]),
     ("schwann-synapse-derive", &[]),
     ("schwann-testkit", &[]),
-    ("schwann-cli", &["schwann", "schwann-process", "schwann-synapse"]),
-    ("xtask", &[]),
-    // To come, with their faces.
+    (
+        "schwann-cli",
+        &["schwann", "schwann-cards", "schwann-etl", "schwann-process", "schwann-synapse"],
+    ),
     ("schwann-cards", &["schwann", "schwann-process"]),
     ("schwann-etl", &["schwann"]),
+    ("xtask", &[]),
+    // To come.
     ("schwann-py", &["schwann-synapse"]),
 ];
 
@@ -26,6 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const UNKNOWN: &[(&str, &[&str])] = &[
     ("schwann", &["serde", "serde_json", "nix", "libc", "rustls", "native-tls", "toml", "clap"]),
     ("schwann-synapse", &["nix", "libc", "axum", "clap", "toml", "anyhow"]),
+    ("schwann-etl", &["nix", "libc", "axum", "clap", "toml", "anyhow"]),
     ("schwann-process", &["clap", "toml", "anyhow", "schnorrkel"]),
     ("schwann-synapse-derive", &["serde", "tokio", "http", "hyper"]),
 ];

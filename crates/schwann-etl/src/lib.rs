@@ -1,0 +1,1 @@
+//! AIStore's ETL web-server contract over any [`Handler`](schwann::Handler).
