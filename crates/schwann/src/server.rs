@@ -8,10 +8,14 @@ use std::{
     time::Duration,
 };
 
-use hyper::{Request, Response, body::Incoming, server::conn, service::Service};
+use http_body::Body as _;
+use hyper::{
+    Request, Response, body::Incoming, server::conn, service::Service, upgrade::OnUpgrade,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, watch},
     task::{JoinSet, unconstrained},
@@ -131,7 +135,7 @@ impl Server {
                 // A stream's tokens are small and each is awaited by somebody.
                 let _ = stream.set_nodelay(true);
                 let stop = stopped(stopping);
-                let served = serve(&server, stream, Some(peer), handler, reset_tcp, stop).await;
+                let served = serve(&server, stream, Some(peer), handler, TCP, stop).await;
                 if let Err(error) = served {
                     debug!(%peer, error, "connection ended");
                 }
@@ -202,10 +206,26 @@ async fn stopped(stopping: watch::Receiver<bool>) {
     .await;
 }
 
-/// The next close of this socket sends a reset.
-fn reset_tcp(stream: &TcpStream) {
-    let _ = stream.set_zero_linger();
+/// What only a socket of its kind can do.
+struct Socket<I> {
+    /// The next close sends a reset.
+    reset: fn(&I),
+    /// A peer that is silent is probed from now on, and the connection fails if it is gone.
+    probe: fn(&I),
 }
+
+const TCP: Socket<TcpStream> = Socket {
+    reset: |stream| {
+        let _ = stream.set_zero_linger();
+    },
+    probe: |stream| {
+        let probes = TcpKeepalive::new()
+            .with_time(Duration::from_secs(60))
+            .with_interval(Duration::from_secs(20))
+            .with_retries(3);
+        let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
+    },
+};
 
 /// Serves one connection over any transport, such as an in-memory pipe.
 ///
@@ -221,7 +241,8 @@ where
     H: Handler,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    serve(server, io, None, Arc::new(handler), |_| {}, std::future::pending()).await
+    let socket = Socket { reset: |_: &I| {}, probe: |_: &I| {} };
+    serve(server, io, None, Arc::new(handler), socket, std::future::pending()).await
 }
 
 async fn serve<H, I>(
@@ -229,7 +250,7 @@ async fn serve<H, I>(
     io: I,
     peer: Option<SocketAddr>,
     handler: Arc<H>,
-    reset: fn(&I),
+    socket: Socket<I>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), BoxError>
 where
@@ -237,7 +258,7 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let link = Arc::new(Link::default());
-    let mut io = Transport::new(io, Arc::clone(&link), server.stall_timeout, reset);
+    let mut io = Transport::new(io, Arc::clone(&link), server.stall_timeout, socket.reset);
     let mut stop = std::pin::pin!(stop);
     let opening = tokio::select! {
         opening = tokio::time::timeout(server.head_timeout, io.opening()) => opening,
@@ -248,18 +269,30 @@ where
     match opening.map_err(|_| "no request came in time")?? {
         Opening::Nothing => Ok(()),
         Opening::Http1 => {
-            let connection = conn::http1::Builder::new()
+            let mut connection = conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(server.head_timeout)
                 .max_headers(server.max_headers)
                 .max_header_size(server.max_head_bytes)
-                .serve_connection(TokioIo::new(io), service(Some(link)));
-            let mut connection = std::pin::pin!(connection);
+                .serve_connection(TokioIo::new(io), service(Some(Arc::clone(&link))));
+            let mut stopped = false;
             tokio::select! {
-                done = &mut connection => return Ok(done?),
-                () = &mut stop => connection.as_mut().graceful_shutdown(),
+                done = &mut connection => done?,
+                () = &mut stop => {
+                    stopped = true;
+                    std::pin::Pin::new(&mut connection).graceful_shutdown();
+                    (&mut connection).await?;
+                }
             }
-            Ok(connection.await?)
+            let Some(session) = link.take_session() else { return Ok(()) };
+            let parts = connection.into_parts();
+            let mut io = parts.io.into_inner();
+            io.give_back(parts.read_buf);
+            // What is left of the answer, before anything else is said.
+            io.flush().await?;
+            // A protocol may be silent for as long as it likes, but not dead.
+            (socket.probe)(io.get_ref());
+            session.run(io, stop, stopped).await
         }
         Opening::Http2 => {
             let connection = conn::http2::Builder::new(TokioExecutor::new())
@@ -298,6 +331,11 @@ impl<H: Handler> Service<Request<Incoming>> for Calls<H> {
         let exchange = Arc::new(Exchange::new(self.link.clone()));
         let (head, body) = request.into_parts();
         let version = head.version;
+        if let Some(link) = &self.link {
+            // hyper puts this there if the request asks for another protocol in the way of HTTP/1.1 (RFC 9110 §7.8).
+            let asked = head.extensions.get::<OnUpgrade>().is_some();
+            link.set_upgradable(asked && body.is_end_stream());
+        }
         // RFC 9112 §3.2: a request of HTTP/1.1 that does not name its host once is refused with 400.
         let hosts = head.headers.get_all(http::header::HOST).iter().count();
         let unclear = hosts > 1 || (hosts == 0 && version == http::Version::HTTP_11);

@@ -11,17 +11,24 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep_until},
 };
+
+use crate::upgrade::Session;
 
 /// What a call may tell its connection.
 #[derive(Debug, Default)]
 pub(crate) struct Link {
     abort: AtomicBool,
     deadline: Mutex<Option<Instant>>,
+    /// The request under way asks for another protocol.
+    upgradable: AtomicBool,
+    /// It is granted: the answer under way is the last of HTTP.
+    leaving: AtomicBool,
+    session: Mutex<Option<Session>>,
 }
 
 impl Link {
@@ -32,6 +39,26 @@ impl Link {
 
     pub(crate) fn set_deadline(&self, deadline: Option<Instant>) {
         *self.deadline.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+    }
+
+    pub(crate) fn set_upgradable(&self, upgradable: bool) {
+        self.upgradable.store(upgradable, Ordering::Release);
+    }
+
+    /// Lets the connection go on as `session` after the answer under way, or
+    /// gives it back if its request did not ask for that.
+    pub(crate) fn upgrade(&self, session: Session) -> Result<(), Session> {
+        if !self.upgradable.swap(false, Ordering::AcqRel) {
+            return Err(session);
+        }
+        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
+        self.leaving.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    pub(crate) fn take_session(&self) -> Option<Session> {
+        self.leaving.store(false, Ordering::Release);
+        self.session.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -45,6 +72,9 @@ impl Link {
 pub(crate) struct Transport<I> {
     io: I,
     read_ahead: Bytes,
+    /// The end of HTTP that the peer has not taken yet: hyper hands an upgraded
+    /// connection over without waiting for that, and would lose it.
+    unsent: BytesMut,
     link: Arc<Link>,
     stall: Duration,
     /// Armed while a write is blocked.
@@ -84,6 +114,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Transport<I> {
         Self {
             io,
             read_ahead: Bytes::new(),
+            unsent: BytesMut::new(),
             link,
             stall,
             blocked: None,
@@ -111,6 +142,62 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Transport<I> {
         };
         self.read_ahead = Bytes::copy_from_slice(&seen[..n]);
         Ok(opening)
+    }
+
+    /// Gives back what was read beyond the end of HTTP.
+    pub(crate) fn give_back(&mut self, read_ahead: Bytes) {
+        if self.read_ahead.is_empty() {
+            self.read_ahead = read_ahead;
+        } else {
+            self.read_ahead = [read_ahead, std::mem::take(&mut self.read_ahead)].concat().into();
+        }
+    }
+
+    /// The byte stream itself.
+    pub(crate) fn get_ref(&self) -> &I {
+        &self.io
+    }
+
+    /// Writes what was kept of the end of HTTP.
+    fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.unsent.is_empty() {
+            match Pin::new(&mut self.io).poll_write(cx, &self.unsent) {
+                Poll::Pending => return self.held_back(cx),
+                Poll::Ready(written) => {
+                    self.blocked = None;
+                    match written? {
+                        0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                        n => self.unsent.advance(n),
+                    }
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes after what was kept. The end of HTTP itself never waits: what the peer does not take of it is kept.
+    fn poll_write_by(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut I>, &mut Context<'_>) -> Poll<io::Result<usize>>,
+        keep: impl FnOnce(&mut BytesMut) -> usize,
+    ) -> Poll<io::Result<usize>> {
+        let clear = self.poll_unsent(cx)?;
+        let written = match clear {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => write(Pin::new(&mut self.io), cx),
+        };
+        match written {
+            Poll::Pending if self.link.leaving.load(Ordering::Acquire) => {
+                Poll::Ready(Ok(keep(&mut self.unsent)))
+            }
+            Poll::Pending if clear.is_pending() => Poll::Pending,
+            Poll::Pending => self.held_back(cx),
+            ready => {
+                self.blocked = None;
+                ready
+            }
+        }
     }
 
     /// What to say of a write that the peer does not take: nothing yet, or
@@ -150,13 +237,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<I> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.io).poll_write(cx, buf) {
-            Poll::Pending => self.held_back(cx),
-            ready => {
-                self.blocked = None;
-                ready
-            }
-        }
+        let keep = |kept: &mut BytesMut| {
+            kept.extend_from_slice(buf);
+            buf.len()
+        };
+        self.poll_write_by(cx, |io, cx| io.poll_write(cx, buf), keep)
     }
 
     fn poll_write_vectored(
@@ -164,13 +249,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match Pin::new(&mut self.io).poll_write_vectored(cx, bufs) {
-            Poll::Pending => self.held_back(cx),
-            ready => {
-                self.blocked = None;
-                ready
-            }
-        }
+        let keep = |kept: &mut BytesMut| {
+            bufs.iter().for_each(|buf| kept.extend_from_slice(buf));
+            bufs.iter().map(|buf| buf.len()).sum()
+        };
+        self.poll_write_by(cx, |io, cx| io.poll_write_vectored(cx, bufs), keep)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -178,6 +261,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<I> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.link.leaving.load(Ordering::Acquire) {
+            ready!(self.poll_unsent(cx))?;
+        }
         match Pin::new(&mut self.io).poll_flush(cx) {
             Poll::Pending => self.held_back(cx),
             ready => ready,
@@ -189,6 +275,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<I> {
         loop {
             match &mut this.closing {
                 Closing::Open => {
+                    ready!(this.poll_unsent(cx))?;
                     match Pin::new(&mut this.io).poll_shutdown(cx) {
                         Poll::Pending => return this.held_back(cx),
                         Poll::Ready(result) => result?,
