@@ -1,0 +1,608 @@
+//! Requests to targets and stages.
+//!
+//! A connection has no task: whoever waits for its answer drives it. So nothing is read or written that nobody waits
+//! for, and giving an exchange up closes its connection. Bytes go both ways at the same time, because a stage may answer
+//! while it is still being fed.
+
+use std::{
+    collections::HashMap,
+    future::{Future as _, poll_fn},
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, Uri, Version, header, uri::Authority};
+use http_body::{Body, Frame, SizeHint};
+use hyper::{
+    body::Incoming,
+    client::conn::http1,
+    rt::{Read, ReadBufCursor, Write},
+};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use schwann::{BodyWatch, Error, ExchangeBody};
+use tokio::{
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+use tower_service::Service as _;
+
+use crate::{
+    EtlSettings,
+    failure::{boxed_chain, chain},
+    tls,
+};
+
+pub use crate::tls::TlsError;
+
+/// Most headers of an answer, and how long they may be in all.
+const MAX_HEADERS: usize = 128;
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// An idle connection is asked whether it still lives after this long without a byte, and as often.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// What a connection is for. Each use has connections of its own number, so that objects that are being read never wait
+/// for those that wait to be written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Use {
+    Source,
+    Delivery,
+}
+
+/// The connection failed before there was a whole answer; with what can be said about it.
+#[derive(Debug)]
+pub(crate) struct Broken(pub(crate) String);
+
+/// Where a request can be sent from.
+pub(crate) struct Outbound {
+    http: HttpConnector,
+    https: OnceLock<Result<HttpsConnector<HttpConnector>, String>>,
+    settings: EtlSettings,
+    pool: Arc<Pool>,
+    sources: Arc<Semaphore>,
+    deliveries: Arc<Semaphore>,
+}
+
+impl Outbound {
+    pub(crate) fn new(settings: &EtlSettings) -> Result<Self, TlsError> {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(settings.connect_timeout));
+        http.set_keepalive(Some(KEEPALIVE));
+        http.set_keepalive_interval(Some(KEEPALIVE));
+        http.set_keepalive_retries(Some(3));
+        let https = OnceLock::new();
+        if *settings.target.scheme() == http::uri::Scheme::HTTPS {
+            // What is wrong with certificates is said at the start.
+            let config = tls::client(&settings.tls)?;
+            let _ = https.set(Ok(over_tls(config, http.clone())));
+        }
+        Ok(Self {
+            http,
+            https,
+            pool: Arc::new(Pool {
+                idle: Mutex::default(),
+                most: settings.max_idle_connections,
+                expiry: settings.idle_expiry,
+            }),
+            sources: Arc::new(Semaphore::new(settings.max_connections)),
+            deliveries: Arc::new(Semaphore::new(settings.max_connections)),
+            settings: settings.clone(),
+        })
+    }
+
+    /// Sends a request to the host of its address, and returns when the head of the answer is there.
+    ///
+    /// Never sends anything of a body twice: whoever can make the request again has to do so.
+    pub(crate) async fn send(
+        &self,
+        purpose: Use,
+        mut request: Request<OutBody>,
+    ) -> Result<Response<HopBody>, Broken> {
+        let uri = std::mem::take(request.uri_mut());
+        let Some(authority) = uri.authority().cloned() else {
+            return Err(Broken("the address has no host".to_owned()));
+        };
+        let secure = uri.scheme_str() == Some("https");
+        *request.uri_mut() = match uri.path_and_query() {
+            Some(line) => Uri::from(line.clone()),
+            None => Uri::from_static("/"),
+        };
+        let host = HeaderValue::from_str(authority.as_str());
+        let host = host.map_err(|_| Broken("the host cannot stand in a header".to_owned()))?;
+        request.headers_mut().insert(header::HOST, host);
+        let room = match purpose {
+            Use::Source => &self.sources,
+            Use::Delivery => &self.deliveries,
+        };
+        let permit = Arc::clone(room).acquire_owned().await.expect("never closed");
+        let sent = request.body().sent();
+        let place = Place { secure, authority };
+        let mut kept = self.pool.take(&place);
+        loop {
+            let reused = kept.is_some();
+            let mut wire = match kept.take() {
+                Some(wire) => wire,
+                None => self.connect(&uri, &place).await?,
+            };
+            match exchange(&mut wire, request).await {
+                Ok(answer) => {
+                    let (head, incoming) = answer.into_parts();
+                    let framed = head.headers.contains_key(header::CONTENT_LENGTH)
+                        || head.headers.contains_key(header::TRANSFER_ENCODING)
+                        || matches!(head.status.as_u16(), 204 | 304);
+                    let framed = framed && head.version == Version::HTTP_11;
+                    let body = HopBody {
+                        incoming: Some(incoming),
+                        wire: Some(wire),
+                        sent,
+                        framed,
+                        needs_whole: head.status.is_success(),
+                        pool: Arc::clone(&self.pool),
+                        _permit: permit,
+                    };
+                    return Ok(Response::from_parts(head, body));
+                }
+                // It was closed when it was taken, and nothing of the request was looked at.
+                Err((_, Some(unsent))) if reused => request = *unsent,
+                Err((error, _)) => return Err(Broken(error)),
+            }
+        }
+    }
+
+    async fn connect(&self, uri: &Uri, place: &Place) -> Result<Wire, Broken> {
+        let connecting = async {
+            if !place.secure {
+                let stream = self.http.clone().call(uri.clone()).await;
+                return stream.map(MaybeHttpsStream::Http).map_err(|error| chain(&error));
+            }
+            let https = self.https.get_or_init(|| {
+                let config = tls::client(&self.settings.tls).map_err(|error| error.to_string())?;
+                Ok(over_tls(config, self.http.clone()))
+            });
+            let mut https = https.clone()?;
+            https.call(uri.clone()).await.map_err(|error| boxed_chain(&error))
+        };
+        let connected = tokio::time::timeout(self.settings.connect_timeout, connecting).await;
+        let stream = match connected {
+            Ok(stream) => stream.map_err(Broken)?,
+            Err(_) => return Err(Broken(format!("{} did not answer in time", place.authority))),
+        };
+        let flushed = Arc::new(AtomicBool::new(true));
+        let io = Flushing { io: stream, flushed: Arc::clone(&flushed) };
+        let handshake = http1::Builder::new()
+            .max_headers(MAX_HEADERS)
+            .max_header_size(MAX_HEAD_BYTES)
+            .handshake(io)
+            .await;
+        let (sender, driver) = handshake.map_err(|error| Broken(chain(&error)))?;
+        Ok(Wire { sender, driver: Some(Box::pin(driver)), flushed, place: place.clone() })
+    }
+}
+
+fn over_tls(config: rustls::ClientConfig, http: HttpConnector) -> HttpsConnector<HttpConnector> {
+    HttpsConnectorBuilder::new()
+        .with_tls_config(config)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(http)
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Place {
+    secure: bool,
+    authority: Authority,
+}
+
+type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
+type Driver = http1::Connection<Flushing<Stream>, OutBody>;
+
+/// A connection. Dropping it closes it.
+struct Wire {
+    sender: http1::SendRequest<OutBody>,
+    /// Until it came to its end.
+    driver: Option<Pin<Box<Driver>>>,
+    /// Whether all that was to be written was written.
+    flushed: Arc<AtomicBool>,
+    place: Place,
+}
+
+impl Wire {
+    /// Reads and writes what there is. An error is also the answer's.
+    fn drive(&mut self, cx: &mut Context<'_>) -> Option<hyper::Error> {
+        let driver = self.driver.as_mut()?;
+        match driver.as_mut().poll(cx) {
+            Poll::Pending => None,
+            Poll::Ready(end) => {
+                self.driver = None;
+                end.err()
+            }
+        }
+    }
+
+    fn is_usable(&self) -> bool {
+        self.driver.is_some() && self.sender.is_ready() && self.flushed.load(Ordering::Acquire)
+    }
+}
+
+type Unsent = Option<Box<Request<OutBody>>>;
+
+/// Sends a request until the head of its answer is there. What was not looked at comes back.
+async fn exchange(
+    wire: &mut Wire,
+    request: Request<OutBody>,
+) -> Result<Response<Incoming>, (String, Unsent)> {
+    let mut answer = pin!(wire.sender.try_send_request(request));
+    let mut why = None;
+    let driver = &mut wire.driver;
+    poll_fn(|cx| {
+        if let Some(open) = driver
+            && let Poll::Ready(end) = open.as_mut().poll(cx)
+        {
+            *driver = None;
+            why = end.err();
+        }
+        answer.as_mut().poll(cx)
+    })
+    .await
+    .map_err(|mut failed| {
+        let unsent = failed.take_message().map(Box::new);
+        // What the connection says is nearer to the cause.
+        let error = why.as_ref().map_or_else(|| chain(failed.error()), |why| chain(why));
+        (error, unsent)
+    })
+}
+
+/// What is sent, and how far it got.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    bytes: AtomicU64,
+    ended: AtomicBool,
+    failed: Mutex<Option<Error>>,
+}
+
+impl Sent {
+    /// How many bytes were handed to the connection.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Why the body broke off on our side, if it did.
+    pub(crate) fn take_failure(&self) -> Option<Error> {
+        self.lock().take()
+    }
+
+    fn is_whole(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Error>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The body of a request.
+pub(crate) struct OutBody {
+    what: What,
+    sent: Arc<Sent>,
+}
+
+enum What {
+    Bytes(Bytes),
+    /// Driven by the connection, as by any other.
+    Stream(ExchangeBody, BodyWatch),
+}
+
+impl OutBody {
+    pub(crate) fn empty() -> Self {
+        Self::bytes(Bytes::new())
+    }
+
+    pub(crate) fn bytes(bytes: Bytes) -> Self {
+        let sent = Sent::default();
+        sent.ended.store(bytes.is_empty(), Ordering::Release);
+        Self { what: What::Bytes(bytes), sent: Arc::new(sent) }
+    }
+
+    /// A transform's answer. It is whole only if its object was.
+    pub(crate) fn stream(body: ExchangeBody, object: BodyWatch) -> Self {
+        Self { what: What::Stream(body, object), sent: Arc::default() }
+    }
+
+    pub(crate) fn sent(&self) -> Arc<Sent> {
+        Arc::clone(&self.sent)
+    }
+}
+
+impl Body for OutBody {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let Self { what, sent } = &mut *self;
+        let (body, object) = match what {
+            What::Bytes(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            What::Bytes(bytes) => {
+                let bytes = std::mem::take(bytes);
+                sent.bytes.store(bytes.len() as u64, Ordering::Relaxed);
+                sent.ended.store(true, Ordering::Release);
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            What::Stream(body, object) => (body, object),
+        };
+        match std::task::ready!(Pin::new(body).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    sent.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Some(Err(error)) => {
+                *sent.lock() = Some(error);
+                Poll::Ready(Some(Err(Cut)))
+            }
+            None if object.failed().is_some() => {
+                *sent.lock() = Some(Error::server("the transform took a failed read for the end"));
+                Poll::Ready(Some(Err(Cut)))
+            }
+            None => {
+                sent.ended.store(true, Ordering::Release);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // A stream's end is looked at, not taken for granted.
+        matches!(&self.what, What::Bytes(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.what {
+            What::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            What::Stream(..) => SizeHint::default(),
+        }
+    }
+}
+
+/// A body broke off; [`Sent::take_failure`] has the reason.
+#[derive(Debug, thiserror::Error)]
+#[error("the result broke off")]
+pub(crate) struct Cut;
+
+/// The body of an answer. Reading it drives the connection; dropping it before its end closes that.
+pub(crate) struct HopBody {
+    incoming: Option<Incoming>,
+    wire: Option<Wire>,
+    sent: Arc<Sent>,
+    framed: bool,
+    /// A success counts only if our request was whole.
+    needs_whole: bool,
+    pool: Arc<Pool>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl HopBody {
+    /// Whether its end can be told from a cut.
+    pub(crate) fn is_framed(&self) -> bool {
+        self.framed
+    }
+
+    /// What became of the request's body.
+    pub(crate) fn sent(&self) -> &Sent {
+        &self.sent
+    }
+
+    /// The end of the answer was seen: whether the request ended as well.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let Some(wire) = &mut self.wire else { return Poll::Ready(Ok(())) };
+        let error = wire.drive(cx);
+        let whole = self.sent.is_whole() && wire.flushed.load(Ordering::Acquire);
+        if whole || !self.needs_whole {
+            let wire = self.wire.take().expect("looked at above");
+            if whole && wire.is_usable() {
+                self.pool.keep(wire);
+            }
+            return Poll::Ready(Ok(()));
+        }
+        if wire.driver.is_some() {
+            return Poll::Pending;
+        }
+        self.wire = None;
+        let why = error.map_or_else(|| "the connection ended".to_owned(), |error| chain(&error));
+        Poll::Ready(Err(Broken(format!("answered before the whole object was sent: {why}"))))
+    }
+}
+
+impl Body for HopBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = &mut *self;
+        let mut driven = false;
+        while let Some(incoming) = &mut this.incoming {
+            match Pin::new(incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    this.incoming = None;
+                    this.wire = None;
+                    return Poll::Ready(Some(Err(Broken(chain(&error)))));
+                }
+                Poll::Ready(None) => this.incoming = None,
+                Poll::Pending if driven => return Poll::Pending,
+                Poll::Pending => {
+                    driven = true;
+                    if let Some(wire) = &mut this.wire {
+                        // What went wrong with it is the body's error, too.
+                        let _ = wire.drive(cx);
+                    }
+                }
+            }
+        }
+        match std::task::ready!(this.poll_end(cx)) {
+            Ok(()) => Poll::Ready(None),
+            Err(broken) => Poll::Ready(Some(Err(broken))),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// Unused connections.
+struct Pool {
+    idle: Mutex<Idle>,
+    most: usize,
+    expiry: Duration,
+}
+
+#[derive(Default)]
+struct Idle {
+    by_place: HashMap<Place, Vec<(Wire, Instant)>>,
+    count: usize,
+    sweeping: bool,
+}
+
+impl Pool {
+    /// An unused connection, if there is one that looks alive. The one used last is the likeliest to be.
+    fn take(&self, place: &Place) -> Option<Wire> {
+        loop {
+            let (mut wire, since) = {
+                let mut idle = self.lock();
+                let taken = idle.by_place.get_mut(place)?.pop()?;
+                idle.count -= 1;
+                taken
+            };
+            // Notices what the other end has sent or closed meanwhile.
+            let _ = wire.drive(&mut Context::from_waker(Waker::noop()));
+            if wire.is_usable() && since.elapsed() < self.expiry {
+                return Some(wire);
+            }
+        }
+    }
+
+    fn keep(self: &Arc<Self>, wire: Wire) {
+        let mut idle = self.lock();
+        if idle.count >= self.most || self.expiry.is_zero() {
+            drop(idle);
+            return;
+        }
+        idle.count += 1;
+        let stack = match idle.by_place.get_mut(&wire.place) {
+            Some(stack) => stack,
+            None => idle.by_place.entry(wire.place.clone()).or_default(),
+        };
+        stack.push((wire, Instant::now()));
+        if !idle.sweeping {
+            idle.sweeping = true;
+            tokio::spawn(sweep(Arc::downgrade(self), self.expiry));
+        }
+    }
+
+    /// Closes what was unused for too long. `false` if nothing is left to watch.
+    fn close_stale(&self) -> bool {
+        let mut stale = Vec::new();
+        let mut idle = self.lock();
+        idle.by_place.retain(|_, stack| {
+            // Oldest first, since the last used is used first.
+            let fresh = stack.partition_point(|(_, since)| since.elapsed() >= self.expiry);
+            stale.extend(stack.drain(..fresh));
+            !stack.is_empty()
+        });
+        idle.count -= stale.len();
+        idle.sweeping = idle.count > 0;
+        let more = idle.sweeping;
+        drop(idle);
+        drop(stale);
+        more
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Idle> {
+        // Counts are changed together with what they count, without a panic between.
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs while there is something to close.
+async fn sweep(pool: Weak<Pool>, expiry: Duration) {
+    let mut often = tokio::time::interval(expiry.max(Duration::from_millis(100)));
+    often.tick().await;
+    loop {
+        often.tick().await;
+        match pool.upgrade() {
+            Some(pool) if pool.close_stale() => {}
+            _ => return,
+        }
+    }
+}
+
+/// A stream that knows whether all that was written to it is on its way: hyper flushes when its own buffer is empty.
+struct Flushing<I> {
+    io: I,
+    flushed: Arc<AtomicBool>,
+}
+
+impl<I: Read + Unpin> Read for Flushing<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<I: Write + Unpin> Write for Flushing<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.flushed.store(false, Ordering::Release);
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        if let Poll::Ready(Ok(())) = flushed {
+            self.flushed.store(true, Ordering::Release);
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        self.flushed.store(false, Ordering::Release);
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+}
