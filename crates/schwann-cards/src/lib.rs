@@ -1,1 +1,21 @@
 //! Books of code cards: run a program safely, stream its output, lose nothing.
+//!
+//! [`Application`] is the whole: it opens its folder and database and is a [`Handler`](schwann::Handler) that the core serves. The
+//! API and its reasons are in `docs/cards.md` of the project, and at `/docs` of a running server.
+
+#![allow(dead_code, unused_imports, reason = "what uses it comes next")]
+
+mod api;
+mod app;
+mod input;
+mod moment;
+mod password;
+mod problem;
+mod rate;
+mod serve;
+mod settings;
+mod signed_in;
+mod store;
+
+pub use self::app::{Application, StartError};
+pub use self::settings::{CardsSettings, LanguageSettings};

@@ -1,0 +1,4 @@
+//! The application over HTTP, as its clients see it.
+
+mod client;
+mod health;
