@@ -36,6 +36,9 @@ const COMPLETE: HeaderName = HeaderName::from_static("ais-direct-put-complete");
 /// An answer of a hop up to this size is read before it is passed on, so that one that is cut can be asked for again.
 const SMALL: u64 = 64 * 1024;
 
+/// Longest wait between two attempts.
+const MAX_WAIT: Duration = Duration::from_secs(30);
+
 /// What came of an object.
 #[derive(Debug)]
 pub(crate) enum Outcome {
@@ -87,7 +90,7 @@ impl Body for Content {
             Self::Hop(_, body) => {
                 let frame = ready!(Pin::new(&mut **body).poll_frame(cx));
                 Poll::Ready(frame.map(|frame| {
-                    frame.map_err(|Broken(why)| {
+                    frame.map_err(|Broken { why, .. }| {
                         let detail = format!("Direct put broke off: {why}");
                         Failure::new(Stage::Delivery, StatusCode::BAD_GATEWAY, detail).into_error()
                     })
@@ -259,7 +262,7 @@ fn joined(first: Bytes, second: Bytes) -> Bytes {
 /// Why one attempt at a delivery came to nothing.
 enum Attempt {
     /// The hop's connection failed: another attempt may succeed.
-    Transient(String),
+    Transient(Broken),
     /// Not for the hop's sake.
     Failed(Failure),
 }
@@ -307,10 +310,11 @@ async fn put(
                 }
             }
         };
-        let why = match put_once(server, &url, pipeline, question, out, watch.as_ref()).await {
+        let put = put_once(server, &url, pipeline, question, out, watch.as_ref()).await;
+        let Broken { why, stale } = match put {
             Ok(outcome) => return Ok(outcome),
             Err(Attempt::Failed(failure)) => return Err(failure),
-            Err(Attempt::Transient(why)) => why,
+            Err(Attempt::Transient(broken)) => broken,
         };
         if one_shot && kept.is_none() {
             let detail = format!("Direct put bailed (one-shot body): {why}");
@@ -321,7 +325,11 @@ async fn put(
             let detail = format!("Direct put failed after retries: {why}");
             return Err(Failure::new(Stage::Delivery, StatusCode::BAD_GATEWAY, detail));
         }
-        let wait = Duration::from_secs(1 << attempt.min(5)).min(Duration::from_secs(30));
+        // An old connection that turned out to be closed says nothing about the hop.
+        let wait = match attempt {
+            0 if stale => Duration::ZERO,
+            attempt => Duration::from_secs(1 << attempt.min(5)).min(MAX_WAIT),
+        };
         info!(object = %question.path, attempt, ?wait, %why, "direct put failed; trying again");
         server.0.metrics.retries.inc();
         tokio::time::sleep(wait).await;
@@ -340,8 +348,8 @@ async fn put_once(
 ) -> Result<Outcome, Attempt> {
     let sent = out.sent();
     // A hop that lost its connection because our side broke off is not to blame.
-    let blame = |why: String| match sent.take_failure() {
-        None => Attempt::Transient(why),
+    let blame = |broken: Broken| match sent.take_failure() {
+        None => Attempt::Transient(broken),
         Some(error) => Attempt::Failed(match watch.and_then(BodyWatch::failed) {
             Some(failed) => Failure { cause: Some(error), ..Failure::source(failed) },
             None => {
@@ -364,11 +372,18 @@ async fn put_once(
     if let Some(rest) = &pipeline.rest {
         headers.insert(NODE_URL, rest.clone());
     }
-    let answer = server.0.outbound.send(Use::Delivery, request).await;
-    let (mut head, mut body) = answer.map_err(|Broken(why)| blame(why))?.into_parts();
+    let purpose = match question.input {
+        Input::Body if length.is_none() => Use::DeliveryOnce,
+        _ => Use::Delivery,
+    };
+    let answer = server.0.outbound.send(purpose, request).await;
+    let (mut head, mut body) = answer.map_err(blame)?.into_parts();
     keep_headers(&mut head.headers);
     if !body.is_framed() {
-        return Err(blame("the answer says neither its length nor where it ends".to_owned()));
+        return Err(blame(Broken {
+            why: "the answer says neither its length nor where it ends".to_owned(),
+            stale: false,
+        }));
     }
     // Up to the first byte of the answer, the whole of it may still be asked for again.
     let small = body.size_hint().exact().is_some_and(|length| length <= SMALL);
@@ -380,7 +395,7 @@ async fn put_once(
                 ended = true;
                 break;
             }
-            Some(Err(Broken(why))) => return Err(blame(why)),
+            Some(Err(broken)) => return Err(blame(broken)),
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data() {
                     first = joined(first, data);

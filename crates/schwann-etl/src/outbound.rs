@@ -49,17 +49,36 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// An idle connection is asked whether it still lives after this long without a byte, and as often.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// What a connection is for. Each use has connections of its own number, so that objects that are being read never wait
-/// for those that wait to be written.
-#[derive(Clone, Copy, Debug)]
+/// What a connection is for. Reading and delivering have a number of connections each, so that objects that are being
+/// read never wait for those that wait to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Use {
     Source,
     Delivery,
+    /// Of a body that can be had only once: a connection that may have been closed meanwhile is not good enough.
+    DeliveryOnce,
 }
 
-/// The connection failed before there was a whole answer; with what can be said about it.
+/// How long a connection must have been unused to carry a body that can be had only once: by then we know if the other
+/// end closed it after its answer.
+const RESTED: Duration = Duration::from_millis(20);
+/// And for how long at most, since common servers close connections after 5 s.
+const FRESH: Duration = Duration::from_secs(4);
+
+/// The connection failed before there was a whole answer.
 #[derive(Debug)]
-pub(crate) struct Broken(pub(crate) String);
+pub(crate) struct Broken {
+    /// What can be said about it.
+    pub(crate) why: String,
+    /// It had been used before, so its other end may have closed it long ago.
+    pub(crate) stale: bool,
+}
+
+impl Broken {
+    fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), stale: false }
+    }
+}
 
 /// Where a request can be sent from.
 pub(crate) struct Outbound {
@@ -110,7 +129,7 @@ impl Outbound {
     ) -> Result<Response<HopBody>, Broken> {
         let uri = std::mem::take(request.uri_mut());
         let Some(authority) = uri.authority().cloned() else {
-            return Err(Broken("the address has no host".to_owned()));
+            return Err(Broken::new("the address has no host"));
         };
         let secure = uri.scheme_str() == Some("https");
         *request.uri_mut() = match uri.path_and_query() {
@@ -118,45 +137,51 @@ impl Outbound {
             None => Uri::from_static("/"),
         };
         let host = HeaderValue::from_str(authority.as_str());
-        let host = host.map_err(|_| Broken("the host cannot stand in a header".to_owned()))?;
+        let host = host.map_err(|_| Broken::new("the host cannot stand in a header"))?;
         request.headers_mut().insert(header::HOST, host);
         let room = match purpose {
             Use::Source => &self.sources,
-            Use::Delivery => &self.deliveries,
+            Use::Delivery | Use::DeliveryOnce => &self.deliveries,
         };
         let permit = Arc::clone(room).acquire_owned().await.expect("never closed");
         let sent = request.body().sent();
         let place = Place { secure, authority };
-        let mut kept = self.pool.take(&place);
-        loop {
-            let reused = kept.is_some();
-            let mut wire = match kept.take() {
-                Some(wire) => wire,
-                None => self.connect(&uri, &place).await?,
-            };
+        if let Some(mut wire) = self.pool.take(&place, purpose == Use::DeliveryOnce) {
             match exchange(&mut wire, request).await {
-                Ok(answer) => {
-                    let (head, incoming) = answer.into_parts();
-                    let framed = head.headers.contains_key(header::CONTENT_LENGTH)
-                        || head.headers.contains_key(header::TRANSFER_ENCODING)
-                        || matches!(head.status.as_u16(), 204 | 304);
-                    let framed = framed && head.version == Version::HTTP_11;
-                    let body = HopBody {
-                        incoming: Some(incoming),
-                        wire: Some(wire),
-                        sent,
-                        framed,
-                        needs_whole: head.status.is_success(),
-                        pool: Arc::clone(&self.pool),
-                        _permit: permit,
-                    };
-                    return Ok(Response::from_parts(head, body));
-                }
-                // It was closed when it was taken, and nothing of the request was looked at.
-                Err((_, Some(unsent))) if reused => request = *unsent,
-                Err((error, _)) => return Err(Broken(error)),
+                Ok(answer) => return Ok(self.answer(answer, wire, sent, permit)),
+                // Nothing of the request was looked at.
+                Err((_, Some(unsent))) => request = *unsent,
+                Err((why, None)) => return Err(Broken { why, stale: true }),
             }
         }
+        let mut wire = self.connect(&uri, &place).await?;
+        match exchange(&mut wire, request).await {
+            Ok(answer) => Ok(self.answer(answer, wire, sent, permit)),
+            Err((why, _)) => Err(Broken { why, stale: false }),
+        }
+    }
+
+    fn answer(
+        &self,
+        answer: Response<Incoming>,
+        wire: Wire,
+        sent: Arc<Sent>,
+        permit: OwnedSemaphorePermit,
+    ) -> Response<HopBody> {
+        let (head, incoming) = answer.into_parts();
+        let framed = head.headers.contains_key(header::CONTENT_LENGTH)
+            || head.headers.contains_key(header::TRANSFER_ENCODING)
+            || matches!(head.status.as_u16(), 204 | 304);
+        let body = HopBody {
+            incoming: Some(incoming),
+            wire: Some(wire),
+            sent,
+            framed: framed && head.version == Version::HTTP_11,
+            needs_whole: head.status.is_success(),
+            pool: Arc::clone(&self.pool),
+            _permit: permit,
+        };
+        Response::from_parts(head, body)
     }
 
     async fn connect(&self, uri: &Uri, place: &Place) -> Result<Wire, Broken> {
@@ -174,8 +199,10 @@ impl Outbound {
         };
         let connected = tokio::time::timeout(self.settings.connect_timeout, connecting).await;
         let stream = match connected {
-            Ok(stream) => stream.map_err(Broken)?,
-            Err(_) => return Err(Broken(format!("{} did not answer in time", place.authority))),
+            Ok(stream) => stream.map_err(Broken::new)?,
+            Err(_) => {
+                return Err(Broken::new(format!("{} did not answer in time", place.authority)));
+            }
         };
         let flushed = Arc::new(AtomicBool::new(true));
         let io = Flushing { io: stream, flushed: Arc::clone(&flushed) };
@@ -184,7 +211,7 @@ impl Outbound {
             .max_header_size(MAX_HEAD_BYTES)
             .handshake(io)
             .await;
-        let (sender, driver) = handshake.map_err(|error| Broken(chain(&error)))?;
+        let (sender, driver) = handshake.map_err(|error| Broken::new(chain(&error)))?;
         Ok(Wire { sender, driver: Some(Box::pin(driver)), flushed, place: place.clone() })
     }
 }
@@ -262,8 +289,8 @@ async fn exchange(
     })
 }
 
-/// What is sent, and how far it got.
-#[derive(Debug, Default)]
+/// What is sent, and how far it got. Shared by the body, which hyper owns, and whoever waits for the answer.
+#[derive(Default)]
 pub(crate) struct Sent {
     bytes: AtomicU64,
     ended: AtomicBool,
@@ -278,16 +305,17 @@ impl Sent {
 
     /// Why the body broke off on our side, if it did.
     pub(crate) fn take_failure(&self) -> Option<Error> {
-        self.lock().take()
+        lock(&self.failed).take()
     }
 
     fn is_whole(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Option<Error>> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that is held here can be torn by a panic: the transform's own are caught in its body.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The body of a request.
@@ -298,7 +326,7 @@ pub(crate) struct OutBody {
 
 enum What {
     Bytes(Bytes),
-    /// Driven by the connection, as by any other.
+    /// Driven by the connection, as by any other; with what became of its object.
     Stream(ExchangeBody, BodyWatch),
 }
 
@@ -308,8 +336,7 @@ impl OutBody {
     }
 
     pub(crate) fn bytes(bytes: Bytes) -> Self {
-        let sent = Sent::default();
-        sent.ended.store(bytes.is_empty(), Ordering::Release);
+        let sent = Sent { ended: AtomicBool::new(bytes.is_empty()), ..Sent::default() };
         Self { what: What::Bytes(bytes), sent: Arc::new(sent) }
     }
 
@@ -342,6 +369,10 @@ impl Body for OutBody {
             }
             What::Stream(body, object) => (body, object),
         };
+        let cut = |error| {
+            *lock(&sent.failed) = Some(error);
+            Poll::Ready(Some(Err(Cut)))
+        };
         match std::task::ready!(Pin::new(body).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -349,13 +380,9 @@ impl Body for OutBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Some(Err(error)) => {
-                *sent.lock() = Some(error);
-                Poll::Ready(Some(Err(Cut)))
-            }
+            Some(Err(error)) => cut(error),
             None if object.failed().is_some() => {
-                *sent.lock() = Some(Error::server("the transform took a failed read for the end"));
-                Poll::Ready(Some(Err(Cut)))
+                cut(Error::server("the transform took a failed read for the end"))
             }
             None => {
                 sent.ended.store(true, Ordering::Release);
@@ -422,7 +449,7 @@ impl HopBody {
         }
         self.wire = None;
         let why = error.map_or_else(|| "the connection ended".to_owned(), |error| chain(&error));
-        Poll::Ready(Err(Broken(format!("answered before the whole object was sent: {why}"))))
+        Poll::Ready(Err(Broken::new(format!("answered before the whole object was sent: {why}"))))
     }
 }
 
@@ -444,7 +471,7 @@ impl Body for HopBody {
                 Poll::Ready(Some(Err(error))) => {
                     this.incoming = None;
                     this.wire = None;
-                    return Poll::Ready(Some(Err(Broken(chain(&error)))));
+                    return Poll::Ready(Some(Err(Broken::new(chain(&error)))));
                 }
                 Poll::Ready(None) => this.incoming = None,
                 Poll::Pending if driven => return Poll::Pending,
@@ -484,11 +511,18 @@ struct Idle {
 
 impl Pool {
     /// An unused connection, if there is one that looks alive. The one used last is the likeliest to be.
-    fn take(&self, place: &Place) -> Option<Wire> {
+    /// `surely` wants one of which that is better known.
+    fn take(&self, place: &Place, surely: bool) -> Option<Wire> {
         loop {
             let (mut wire, since) = {
                 let mut idle = self.lock();
-                let taken = idle.by_place.get_mut(place)?.pop()?;
+                let stack = idle.by_place.get_mut(place)?;
+                let taken = if surely {
+                    let good = |since: &Instant| (RESTED..FRESH).contains(&since.elapsed());
+                    stack.remove(stack.iter().position(|(_, since)| good(since))?)
+                } else {
+                    stack.pop()?
+                };
                 idle.count -= 1;
                 taken
             };
@@ -537,8 +571,7 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, Idle> {
-        // Counts are changed together with what they count, without a panic between.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.idle)
     }
 }
 

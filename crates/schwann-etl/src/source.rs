@@ -13,7 +13,7 @@ use schwann::{Error, RequestBody};
 use crate::{
     EtlServer, Object,
     failure::{Failure, Stage},
-    outbound::{HopBody, OutBody, Use},
+    outbound::{Broken, HopBody, OutBody, Use},
     pipeline,
     question::{Input, Question},
 };
@@ -59,17 +59,22 @@ pub(crate) async fn open(
 
 /// Asks for an object. Redirects are not followed.
 async fn fetch(server: &EtlServer, uri: Uri, with_token: bool) -> Result<RequestBody, Failure> {
-    let mut request = Request::new(OutBody::empty());
-    *request.method_mut() = Method::GET;
-    *request.uri_mut() = uri;
-    let outbound = &server.0.outbound;
-    if with_token && let Some(token) = &server.0.settings.token {
-        request.headers_mut().insert(header::AUTHORIZATION, token.header());
+    let ask = async || {
+        let mut request = Request::new(OutBody::empty());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = uri.clone();
+        if with_token && let Some(token) = &server.0.settings.token {
+            request.headers_mut().insert(header::AUTHORIZATION, token.header());
+        }
+        server.0.outbound.send(Use::Source, request).await
+    };
+    let mut asked = ask().await;
+    // A connection that had been closed meanwhile says nothing about the target; asking twice does no harm.
+    while matches!(asked, Err(Broken { stale: true, .. })) {
+        asked = ask().await;
     }
-    let answer = outbound
-        .send(Use::Source, request)
-        .await
-        .map_err(|hop| Failure::new(Stage::Source, StatusCode::BAD_GATEWAY, broken(&hop.0)))?;
+    let answer = asked
+        .map_err(|hop| Failure::new(Stage::Source, StatusCode::BAD_GATEWAY, broken(&hop.why)))?;
     let status = answer.status();
     if !status.is_success() {
         return Err(Failure::new(Stage::Source, status, "Target request failed"));
@@ -99,7 +104,7 @@ impl Body for Fetched {
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let frame = ready!(Pin::new(&mut self.0).poll_frame(cx));
         Poll::Ready(frame.map(|frame| {
-            frame.map_err(|hop| Error::busy(broken(&hop.0)).with_status(StatusCode::BAD_GATEWAY))
+            frame.map_err(|hop| Error::busy(broken(&hop.why)).with_status(StatusCode::BAD_GATEWAY))
         }))
     }
 

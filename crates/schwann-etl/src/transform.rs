@@ -153,11 +153,11 @@ impl Input {
     /// # Errors
     ///
     /// Fails if the object breaks off.
-    pub fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+    pub fn chunk(&mut self) -> io::Result<Option<Bytes>> {
         if !self.first.is_empty() {
             return Ok(Some(std::mem::take(&mut self.first)));
         }
-        if self.ended { Ok(None) } else { self.rest.chunk() }
+        if self.ended { Ok(None) } else { Ok(self.rest.chunk()?) }
     }
 }
 
@@ -193,12 +193,12 @@ impl Output {
     /// # Errors
     ///
     /// Fails if the caller or the destination is gone.
-    pub fn write_bytes(&mut self, piece: impl Into<Bytes>) -> Result<(), Error> {
+    pub fn write_bytes(&mut self, piece: impl Into<Bytes>) -> io::Result<()> {
         let piece = piece.into();
         if piece.is_empty() {
             return Ok(());
         }
-        self.started().write_bytes(piece)
+        Ok(self.started().write_bytes(piece)?)
     }
 
     fn started(&mut self) -> &mut BlockingStream {
