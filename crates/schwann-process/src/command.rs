@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{io::AsyncWriteExt, net::unix::pipe, time::Instant};
 
 use crate::{
-    ByteSize, Output, RunError, Running, Span, environment,
+    ByteSize, Output, RunError, Running, Sandbox, Span, environment,
     slots::{Busy, Slots},
     supervisor::{Supervised, Terms},
 };
@@ -109,17 +109,6 @@ impl CommandSpec {
     }
 }
 
-/// How far a program is isolated from the host.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Sandbox {
-    /// Not at all. For programs as trusted as the server.
-    None,
-    /// No network, a private filesystem, no new privileges. Not available yet.
-    Strict,
-}
-
 /// Why a [`CommandSpec`] cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -145,10 +134,10 @@ pub enum SpecError {
     },
     /// The sandbox asked for does not exist. Never downgraded.
     #[error(
-        "sandbox `strict` is not available yet; `sandbox = \"none\"` runs the program with no \
+        "sandbox `{0}` is not available yet; `sandbox = \"none\"` runs the program with no \
          isolation at all"
     )]
-    SandboxUnavailable,
+    SandboxUnavailable(Sandbox),
     /// A setting of zero would let nothing run.
     #[error("`{0}` must not be zero")]
     Zero(&'static str),
@@ -203,7 +192,9 @@ impl Command {
         let program = program.ok_or(SpecError::NoProgram)?;
         match spec.sandbox {
             Sandbox::None => {}
-            Sandbox::Strict => return Err(SpecError::SandboxUnavailable),
+            Sandbox::Bubblewrap | Sandbox::Landlock | Sandbox::Auto => {
+                return Err(SpecError::SandboxUnavailable(spec.sandbox));
+            }
         }
         if spec.max_running == 0 {
             return Err(SpecError::Zero("max_running"));

@@ -5,6 +5,7 @@
 mod life;
 mod plain;
 mod program;
+mod session;
 mod spec;
 mod upstream;
 
