@@ -317,6 +317,10 @@ impl Claim {
         self.key.as_ref().map(|key| key.hotkey())
     }
 
+    pub(crate) fn key(&self) -> Option<&PublicKey> {
+        self.key.as_deref()
+    }
+
     /// The nonce.
     pub fn nonce(&self) -> u64 {
         self.nonce

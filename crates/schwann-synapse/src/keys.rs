@@ -8,24 +8,21 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, LazyLock, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use blake2::digest::consts::U32;
 use blake2::{Blake2b, Digest};
 use ed25519_dalek::Signer as _;
-use schnorrkel::context::SigningContext;
 use schnorrkel::derive::{ChainCode, Derivation};
 use schnorrkel::{ExpansionMode, MiniSecretKey};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::ss58::{Hotkey, Ss58, Ss58Error};
+use crate::verification::{SUBSTRATE, Sr25519, Tables};
 
 /// The phrase that `//Alice` and its friends are derived from: worthless keys that everybody has.
 pub const DEV_PHRASE: &str =
     "bottom drive obey lake curtain smoke basket hold race lonely fit walk";
-
-/// The context is hashed once; signing and verifying clone the state after it.
-static SUBSTRATE: LazyLock<SigningContext> = LazyLock::new(|| SigningContext::new(b"substrate"));
 
 /// Which signature scheme a key is of.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -236,7 +233,7 @@ impl Keypair {
     /// The decoded public half.
     pub fn public(&self) -> PublicKey {
         let point = match &self.secret {
-            Secret::Sr25519(pair) => Point::Sr25519(Box::new(pair.public)),
+            Secret::Sr25519(pair) => Point::Sr25519(Arc::new(Sr25519::new(pair.public))),
             Secret::Ed25519(key) => Point::Ed25519(Box::new(key.verifying_key())),
         };
         PublicKey { hotkey: self.hotkey, point }
@@ -449,7 +446,7 @@ fn seed_from_phrase(phrase: &str, password: Option<&str>) -> Result<Zeroizing<[u
     Ok(seed)
 }
 
-/// A public key decoded once, to verify with many times.
+/// A public key decoded once, to verify with many times. Clones are one key.
 #[derive(Clone)]
 pub struct PublicKey {
     hotkey: Hotkey,
@@ -458,7 +455,7 @@ pub struct PublicKey {
 
 #[derive(Clone)]
 enum Point {
-    Sr25519(Box<schnorrkel::PublicKey>),
+    Sr25519(Arc<Sr25519>),
     Ed25519(Box<ed25519_dalek::VerifyingKey>),
 }
 
@@ -475,7 +472,7 @@ impl PublicKey {
         // Ristretto decodes canonical encodings only.
         let point = schnorrkel::PublicKey::from_bytes(hotkey.as_bytes())
             .map_err(|_| KeyError::NotAPoint)?;
-        Ok(PublicKey { hotkey: *hotkey, point: Point::Sr25519(Box::new(point)) })
+        Ok(PublicKey { hotkey: *hotkey, point: Point::Sr25519(Arc::new(Sr25519::new(point))) })
     }
 
     /// Decodes the ed25519 key of a hotkey.
@@ -525,8 +522,7 @@ impl PublicKey {
     #[must_use]
     pub fn verify(&self, message: &[u8], signature: &[u8; 64]) -> bool {
         match &self.point {
-            Point::Sr25519(key) => schnorrkel::Signature::from_bytes(signature)
-                .is_ok_and(|signature| key.verify(SUBSTRATE.bytes(message), &signature).is_ok()),
+            Point::Sr25519(key) => key.verify(message, signature),
             Point::Ed25519(key) => {
                 key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature)).is_ok()
             }
@@ -642,6 +638,7 @@ pub struct KeyCache {
     hasher: RandomState,
     per_generation: usize,
     networks: Networks,
+    tables: Tables,
 }
 
 type Known = HashMap<Box<str>, Arc<PublicKey>>;
@@ -657,6 +654,9 @@ impl KeyCache {
     /// How many keys are kept unless told otherwise: some 6 MB.
     pub const DEFAULT_CAPACITY: usize = 16_384;
 
+    /// How many requests of a key are served before it is verified at half the cost.
+    pub const OFTEN: u32 = crate::verification::OFTEN;
+
     const SHARDS: usize = 16;
 
     /// A cache for about this many keys.
@@ -666,7 +666,16 @@ impl KeyCache {
             hasher: RandomState::new(),
             per_generation: (capacity / (2 * Self::SHARDS)).max(1),
             networks: Networks::Any,
+            tables: Tables::new(Tables::LIMIT),
         }
+    }
+
+    /// How many keys that are served often may have a table of 220 KB, with which to verify costs half: 64 unless told
+    /// otherwise.
+    #[must_use]
+    pub fn tables(mut self, limit: usize) -> KeyCache {
+        self.tables = Tables::new(limit);
+        self
     }
 
     /// Refuses addresses of other networks.
@@ -730,6 +739,14 @@ impl KeyCache {
             kept.old = std::mem::take(&mut kept.young);
         }
         kept.young[scheme].insert(address.into(), Arc::clone(key));
+    }
+
+    /// Counts that a request of this key was served. One that is served [`OFTEN`](Self::OFTEN) is verified at half the
+    /// cost from then on, if it is sr25519; the call that makes it so takes half a millisecond.
+    pub fn served(&self, key: &PublicKey) {
+        if let Point::Sr25519(key) = &key.point {
+            self.tables.served(key);
+        }
     }
 
     /// How many keys are kept now.

@@ -72,6 +72,7 @@ pub mod synapse;
 pub mod target;
 pub mod tensor;
 pub mod terminal;
+mod verification;
 pub mod wallet;
 
 #[doc(inline)]

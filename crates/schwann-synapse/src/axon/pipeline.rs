@@ -448,6 +448,9 @@ impl Exchange<'_> {
         if !reference {
             self.blacklist(route, &caller).await?;
         }
+        if caller.verified && route.verify_with.is_none() {
+            axon.keys.served(&key);
+        }
         // A hash that was not signed, or that no one sent, is compared all the same: an honest caller's agrees.
         let hash = match (&headers.computed_body_hash, verify) {
             (Some(hash), _) => Some(hash.clone()),
@@ -596,6 +599,9 @@ impl Exchange<'_> {
         // A signature is no way around what the route itself asks of its callers.
         self.verify_with(route, &caller).await?;
         self.blacklist(route, &caller).await?;
+        if let Some(key) = claim.key() {
+            axon.keys.served(key);
+        }
         let mut body = parse_object(&bytes, verify)?;
         // W1, as with v10: a handler that looks for its caller here must not find what anybody wrote.
         let terminal =

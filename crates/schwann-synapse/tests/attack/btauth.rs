@@ -1,5 +1,6 @@
 //! The same against `btauth/1`, and against the seam between the two protocols.
 
+use schwann::Server;
 use schwann_synapse::{
     caller::Protocol,
     keys::{Keypair, Scheme, Signer, signature_hex},
@@ -8,7 +9,7 @@ use schwann_synapse::{
 };
 
 use crate::world::{
-    ALICE, BtAuth, Case, MALFORMED, MALLORY, Must, Request, UNVERIFIED, V10, VICTIM, case,
+    ALICE, BtAuth, Case, MALFORMED, MALLORY, Must, Request, UNVERIFIED, V10, VICTIM, World, case,
     case_of_old, check, foreign, play,
 };
 
@@ -125,8 +126,12 @@ pub(crate) fn cases() -> Vec<Case> {
         old("9 s old", "as old as is allowed", Must::Serve, |request| request.nonce -= 9 * SECOND),
         old("11 s old", "a second too late", UNVERIFIED, |request| request.nonce -= 11 * SECOND),
         old("a day old", "far too late", UNVERIFIED, |request| request.nonce -= 86_400 * SECOND),
-        signed("from before the start", "a nonce of an earlier life (W4)", UNVERIFIED, |request| {
-            request.nonce = i128::from(now_ns()) - 8 * SECOND;
+        play("btauth: from before the start", "a nonce of an earlier life (W4)", |world| {
+            let before = i128::from(now_ns()) - 1;
+            let axon = world.serve(World::routes(&world.seen), Server::default());
+            let mut request = BtAuth::new(&axon, "Echo");
+            request.nonce = before;
+            world.expect_at(&axon, UNVERIFIED, &request.request()).map(drop)
         }),
         signed("4 s ahead", "signed in advance", UNVERIFIED, |request| request.nonce += 4 * SECOND),
         signed("a year ahead", "signed in advance, for good", UNVERIFIED, |request| {

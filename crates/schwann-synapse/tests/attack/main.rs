@@ -66,3 +66,20 @@ fn no_attack_is_served_and_none_harms_the_axon() {
     let grown = resident_bytes().saturating_sub(before);
     assert!(grown < GROWTH, "the process grew by {grown} bytes");
 }
+
+/// The suite above makes Alice one along its way. Here each case is played by somebody new, and by a regular.
+#[test]
+fn strangers_and_regulars_forge_and_replay_in_vain() {
+    let regular = World::new();
+    regular.regular().unwrap();
+    let mut failed = Vec::new();
+    for case in signatures::cases().into_iter().chain(nonces::cases()) {
+        let stranger = World::beside(&regular);
+        let stranger = (case.play)(&stranger).map_err(|why| format!("a stranger: {why}"));
+        let outcome = stranger.and_then(|()| (case.play)(&regular));
+        if let Err(why) = outcome.and_then(|()| regular.serves_an_honest_caller()) {
+            failed.push(format!("{} ({}): {why}", case.name, case.tries));
+        }
+    }
+    assert!(failed.is_empty(), "{} failed:\n{}", failed.len(), failed.join("\n"));
+}

@@ -16,7 +16,7 @@ use schwann_synapse::{
     btauth,
     caller::{Bound, Caller, Verdict},
     hash::BodyHash,
-    keys::{Keypair, Signer, signature_hex},
+    keys::{KeyCache, Keypair, Signer, signature_hex},
     nonce::{Freshness, NonceClock},
     python::Value,
     ss58::Hotkey,
@@ -188,6 +188,8 @@ static MEMORY: RwLock<()> = RwLock::new(());
 #[expect(dead_code, reason = "held, not read")]
 enum With {
     Others(RwLockReadGuard<'static, ()>),
+    /// One of those others, which lives longer.
+    Other,
     Nobody(RwLockWriteGuard<'static, ()>),
 }
 
@@ -199,6 +201,11 @@ impl World {
     /// With no other world beside it.
     pub(crate) fn alone() -> Self {
         Self::with(With::Nobody(MEMORY.write().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// For a while beside another world of the same test: to wait for a second turn could be for ever.
+    pub(crate) fn beside(_other: &Self) -> Self {
+        Self::with(With::Other)
     }
 
     fn with(with: With) -> Self {
@@ -255,6 +262,15 @@ impl World {
     /// Another axon in this process.
     pub(crate) fn serve(&self, builder: AxonBuilder, server: Server) -> Running {
         serve(&self.runtime, builder, server)
+    }
+
+    /// Serves Alice so often that her signatures are verified with a table.
+    pub(crate) fn regular(&self) -> Result<(), String> {
+        (0..KeyCache::OFTEN).try_for_each(|_| {
+            let lasting = V10::new(&self.lasting, "Echo").request();
+            self.expect_at(&self.lasting, Must::Serve, &lasting)?;
+            self.serves_an_honest_caller()
+        })
     }
 
     /// Waits for something that happens in a handler.
