@@ -7,11 +7,16 @@
 
 mod api;
 mod app;
+pub mod framing;
 mod input;
+mod log_file;
 mod moment;
 mod password;
 mod problem;
 mod rate;
+pub mod reader;
+pub mod record;
+pub mod run_log;
 mod serve;
 mod settings;
 mod signed_in;

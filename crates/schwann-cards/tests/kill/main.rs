@@ -1,0 +1,59 @@
+//! The server is killed at any moment, its disk is full or fails: nothing
+//! that was shown is lost, and every run has one end.
+//!
+//! This program is its own server: with `--serve` it writes runs and says on
+//! stdout what their readers were shown; without, it starts and kills that.
+
+mod disk;
+mod killed;
+mod writer;
+
+use std::{panic, process::ExitCode, time::Instant};
+
+/// What is held to here, by the name under which it can be chosen.
+const TESTS: &[(&str, fn())] = &[
+    ("killed_at_200_random_points_nothing_shown_is_lost", killed::at_random_points),
+    ("a_full_disk_refuses_new_runs_and_recovers_without_a_restart", disk::full),
+    ("a_failing_write_ends_streams_visibly_and_recovers_without_a_restart", disk::failing),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.first().map(String::as_str) {
+        Some("--serve") => return writer::serve(arguments[1].as_ref()),
+        Some("--fill") => return disk::fill(arguments[1].as_ref()),
+        _ => {}
+    }
+    let wanted: Vec<&String> = arguments.iter().filter(|word| !word.starts_with('-')).collect();
+    let list = arguments.iter().any(|word| word == "--list");
+    let mut failed = 0;
+    for (name, test) in TESTS {
+        if !wanted.is_empty() && !wanted.iter().any(|word| name.contains(word.as_str())) {
+            continue;
+        }
+        if list {
+            println!("{name}: test");
+            continue;
+        }
+        let began = Instant::now();
+        let passed = panic::catch_unwind(test).is_ok();
+        failed += usize::from(!passed);
+        let word = if passed { "ok" } else { "FAILED" };
+        println!("test {name} ... {word} ({:.1} s)", began.elapsed().as_secs_f64());
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// A small generator, so that a failure can be repeated by its seed.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
+        // SplitMix64.
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % limit
+    }
+}
