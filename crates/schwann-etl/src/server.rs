@@ -90,6 +90,9 @@ impl EtlServer {
             max_request_bytes: u64::MAX,
             max_head_bytes: 256 * 1024,
             head_timeout: Duration::from_secs(60),
+            // A transform need not read its object to the end.
+            linger_timeout: Duration::from_secs(10),
+            max_linger_bytes: 1 << 30,
             max_connections: 16 * 1024,
             drain_timeout: Duration::from_secs(25),
             ..Server::default()

@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 use crate::{
     BoxError, Call, Error, ExchangeBody, Handler, Reply, RequestBody, StartFuture,
     exchange::Exchange,
-    transport::{Link, Opening, Transport},
+    transport::{Linger, Link, Opening, Transport},
 };
 
 /// How connections are served. Every limit has a default; none is unlimited.
@@ -48,6 +48,11 @@ pub struct Server {
     /// Longest wait for a client that owes body bytes, or does not take any.
     /// Default: 60 s.
     pub stall_timeout: Duration,
+    /// Longest wait for a client that goes on sending a body nobody wanted, after it was answered: a close before that
+    /// could cost it the answer. Default: 1 s.
+    pub linger_timeout: Duration,
+    /// Most bytes that are read and dropped in that time. Default: 256 KiB.
+    pub max_linger_bytes: u64,
     /// Most connections at a time. Further ones wait in the kernel's queue.
     /// Default: 4,096.
     pub max_connections: usize,
@@ -66,6 +71,8 @@ impl Default for Server {
             max_headers: 128,
             head_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(60),
+            linger_timeout: Duration::from_secs(1),
+            max_linger_bytes: 256 * 1024,
             max_connections: 4096,
             max_streams: 100,
             drain_timeout: Duration::from_secs(30),
@@ -258,7 +265,9 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let link = Arc::new(Link::default());
-    let mut io = Transport::new(io, Arc::clone(&link), server.stall_timeout, socket.reset);
+    let linger = Linger { time: server.linger_timeout, bytes: server.max_linger_bytes };
+    let stall = server.stall_timeout;
+    let mut io = Transport::new(io, Arc::clone(&link), stall, linger, socket.reset);
     let mut stop = std::pin::pin!(stop);
     let opening = tokio::select! {
         opening = tokio::time::timeout(server.head_timeout, io.opening()) => opening,

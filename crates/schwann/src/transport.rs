@@ -77,10 +77,18 @@ pub(crate) struct Transport<I> {
     unsent: BytesMut,
     link: Arc<Link>,
     stall: Duration,
+    linger: Linger,
     /// Armed while a write is blocked.
     blocked: Option<Pin<Box<Sleep>>>,
     closing: Closing,
     reset: fn(&I),
+}
+
+/// What a peer may still send after our side was closed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Linger {
+    pub(crate) time: Duration,
+    pub(crate) bytes: u64,
 }
 
 enum Closing {
@@ -88,15 +96,10 @@ enum Closing {
     /// Our direction is closed; reading what the peer still sends.
     Lingering {
         until: Pin<Box<Sleep>>,
-        left: usize,
+        left: u64,
     },
     Done,
 }
-
-/// Longest wait for a peer to stop sending after our side was closed.
-const LINGER_TIME: Duration = Duration::from_secs(1);
-/// Most bytes read and dropped in that time.
-const LINGER_BYTES: usize = 256 * 1024;
 
 /// What an HTTP/2 client sends first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -110,13 +113,20 @@ pub(crate) enum Opening {
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin> Transport<I> {
-    pub(crate) fn new(io: I, link: Arc<Link>, stall: Duration, reset: fn(&I)) -> Self {
+    pub(crate) fn new(
+        io: I,
+        link: Arc<Link>,
+        stall: Duration,
+        linger: Linger,
+        reset: fn(&I),
+    ) -> Self {
         Self {
             io,
             read_ahead: Bytes::new(),
             unsent: BytesMut::new(),
             link,
             stall,
+            linger,
             blocked: None,
             closing: Closing::Open,
             reset,
@@ -280,14 +290,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<I> {
                         Poll::Pending => return this.held_back(cx),
                         Poll::Ready(result) => result?,
                     }
-                    let until = Box::pin(sleep_until(Instant::now() + LINGER_TIME));
-                    this.closing = Closing::Lingering { until, left: LINGER_BYTES };
+                    let until = Box::pin(sleep_until(Instant::now() + this.linger.time));
+                    this.closing = Closing::Lingering { until, left: this.linger.bytes };
                 }
                 // Closing a socket with unread bytes makes the kernel send a
                 // reset, which may overtake the answer just written (an early
                 // 413, for instance). RFC 9112 §9.6 asks for this instead.
                 Closing::Lingering { until, left } => {
-                    let mut buf = [std::mem::MaybeUninit::uninit(); 4096];
+                    let mut buf = [std::mem::MaybeUninit::uninit(); 16 * 1024];
                     let mut buf = ReadBuf::uninit(&mut buf);
                     let read = Pin::new(&mut this.io).poll_read(cx, &mut buf);
                     let over = match read {
@@ -295,7 +305,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<I> {
                         Poll::Ready(Err(_)) => true,
                         Poll::Ready(Ok(())) => {
                             let n = buf.filled().len();
-                            *left = left.saturating_sub(n);
+                            *left = left.saturating_sub(n as u64);
                             n == 0 || *left == 0
                         }
                     };

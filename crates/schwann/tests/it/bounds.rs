@@ -179,3 +179,20 @@ async fn a_refused_body_does_not_cost_the_client_its_answer() {
     drop(client);
     let _ = server.await;
 }
+
+#[tokio::test]
+async fn a_client_that_sends_a_body_nobody_reads_gets_its_answer_if_the_server_may_linger() {
+    let ignoring = |call: Call| async move {
+        let (_, _, reply) = call.into_parts();
+        Ok(reply.send(StatusCode::OK, "ignored"))
+    };
+    let upload = vec![b'x'; 1 << 20];
+    for (bytes, all_sent) in [(2 << 20, true), (64 * 1024, false)] {
+        let server = Server { max_linger_bytes: bytes, ..Server::default() };
+        let (mut client, _server) = connect_with(server, 16 * 1024, ignoring);
+        client.write("PUT / HTTP/1.1\r\nhost: t\r\ncontent-length: 1048576\r\n\r\n").await;
+        assert_eq!(client.try_write(&upload).await, all_sent, "{bytes}");
+        let seen = client.read_to_end().await;
+        assert!(seen.ends_with("ignored"), "{seen}");
+    }
+}
