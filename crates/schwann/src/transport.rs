@@ -91,11 +91,15 @@ pub(crate) struct Linger {
     pub(crate) bytes: u64,
 }
 
+/// A peer that sends nothing for this long has nothing more to send, though it keeps the connection.
+const QUIET: Duration = Duration::from_secs(1);
+
 enum Closing {
     Open,
     /// Our direction is closed; reading what the peer still sends.
     Lingering {
         until: Pin<Box<Sleep>>,
+        end: Instant,
         left: u64,
     },
     Done,
@@ -290,13 +294,15 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<I> {
                         Poll::Pending => return this.held_back(cx),
                         Poll::Ready(result) => result?,
                     }
-                    let until = Box::pin(sleep_until(Instant::now() + this.linger.time));
-                    this.closing = Closing::Lingering { until, left: this.linger.bytes };
+                    let now = Instant::now();
+                    let end = now + this.linger.time;
+                    let until = Box::pin(sleep_until(end.min(now + QUIET)));
+                    this.closing = Closing::Lingering { until, end, left: this.linger.bytes };
                 }
                 // Closing a socket with unread bytes makes the kernel send a
                 // reset, which may overtake the answer just written (an early
                 // 413, for instance). RFC 9112 §9.6 asks for this instead.
-                Closing::Lingering { until, left } => {
+                Closing::Lingering { until, end, left } => {
                     let mut buf = [std::mem::MaybeUninit::uninit(); 16 * 1024];
                     let mut buf = ReadBuf::uninit(&mut buf);
                     let read = Pin::new(&mut this.io).poll_read(cx, &mut buf);
@@ -306,6 +312,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<I> {
                         Poll::Ready(Ok(())) => {
                             let n = buf.filled().len();
                             *left = left.saturating_sub(n as u64);
+                            until.as_mut().reset((*end).min(Instant::now() + QUIET));
                             n == 0 || *left == 0
                         }
                     };
