@@ -7,12 +7,13 @@
 use std::{
     collections::HashMap,
     future::{Future as _, poll_fn},
+    io,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -30,7 +31,7 @@ use schwann::{BodyWatch, Error, ExchangeBody};
 use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
+    time::{Instant, Sleep},
 };
 use tower_service::Service as _;
 
@@ -169,14 +170,17 @@ impl Outbound {
         permit: OwnedSemaphorePermit,
     ) -> Response<HopBody> {
         let (head, incoming) = answer.into_parts();
-        let framed = head.headers.contains_key(header::CONTENT_LENGTH)
-            || head.headers.contains_key(header::TRANSFER_ENCODING)
+        // Without either, the end of the connection would be the end of the body, and a cut looked the same.
+        let chunked = head.version == Version::HTTP_11
+            && head.headers.contains_key(header::TRANSFER_ENCODING);
+        let framed = chunked
+            || head.headers.contains_key(header::CONTENT_LENGTH)
             || matches!(head.status.as_u16(), 204 | 304);
         let body = HopBody {
             incoming: Some(incoming),
             wire: Some(wire),
             sent,
-            framed: framed && head.version == Version::HTTP_11,
+            framed,
             needs_whole: head.status.is_success(),
             pool: Arc::clone(&self.pool),
             _permit: permit,
@@ -205,7 +209,8 @@ impl Outbound {
             }
         };
         let flushed = Arc::new(AtomicBool::new(true));
-        let io = Flushing { io: stream, flushed: Arc::clone(&flushed) };
+        let stall = self.settings.stall_timeout;
+        let io = Flushing { io: stream, flushed: Arc::clone(&flushed), stall, blocked: None };
         let handshake = http1::Builder::new()
             .max_headers(MAX_HEADERS)
             .max_header_size(MAX_HEAD_BYTES)
@@ -373,7 +378,7 @@ impl Body for OutBody {
             *lock(&sent.failed) = Some(error);
             Poll::Ready(Some(Err(Cut)))
         };
-        match std::task::ready!(Pin::new(body).poll_frame(cx)) {
+        match ready!(Pin::new(body).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     sent.bytes.fetch_add(data.len() as u64, Ordering::Relaxed);
@@ -484,7 +489,7 @@ impl Body for HopBody {
                 }
             }
         }
-        match std::task::ready!(this.poll_end(cx)) {
+        match ready!(this.poll_end(cx)) {
             Ok(()) => Poll::Ready(None),
             Err(broken) => Poll::Ready(Some(Err(broken))),
         }
@@ -588,10 +593,32 @@ async fn sweep(pool: Weak<Pool>, expiry: Duration) {
     }
 }
 
-/// A stream that knows whether all that was written to it is on its way: hyper flushes when its own buffer is empty.
+/// A stream that knows whether all that was written to it is on its way: hyper flushes when its own buffer is empty. It
+/// fails when the other end takes nothing for too long.
 struct Flushing<I> {
     io: I,
     flushed: Arc<AtomicBool>,
+    stall: Duration,
+    /// Armed while a write is blocked.
+    blocked: Option<Pin<Box<Sleep>>>,
+}
+
+impl<I> Flushing<I> {
+    fn written(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.blocked = None;
+            return written;
+        }
+        let stall = self.stall;
+        let blocked = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
+        ready!(blocked.as_mut().poll(cx));
+        let text = "the other end takes nothing any more";
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)))
+    }
 }
 
 impl<I: Read + Unpin> Read for Flushing<I> {
@@ -599,7 +626,7 @@ impl<I: Read + Unpin> Read for Flushing<I> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: ReadBufCursor<'_>,
-    ) -> Poll<std::io::Result<()>> {
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
@@ -609,12 +636,13 @@ impl<I: Write + Unpin> Write for Flushing<I> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
+    ) -> Poll<io::Result<usize>> {
         self.flushed.store(false, Ordering::Release);
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.written(cx, written)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
         if let Poll::Ready(Ok(())) = flushed {
             self.flushed.store(true, Ordering::Release);
@@ -622,7 +650,7 @@ impl<I: Write + Unpin> Write for Flushing<I> {
         flushed
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
@@ -633,9 +661,10 @@ impl<I: Write + Unpin> Write for Flushing<I> {
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[std::io::IoSlice<'_>],
-    ) -> Poll<std::io::Result<usize>> {
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         self.flushed.store(false, Ordering::Release);
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.written(cx, written)
     }
 }

@@ -127,11 +127,18 @@ impl Question {
         percent_encoding::percent_encode(&bytes, IN_PATH).to_string()
     }
 
-    /// The path as the target gets it: one segment, without the slash before it.
+    /// The object as the target is asked for it: its path as one segment, without the slash before it, and whether it has
+    /// to be the latest version, if that was asked.
     pub(crate) fn path_for_target(&self) -> String {
         let bytes: Cow<'_, [u8]> = percent_decode(self.escaped.path().as_bytes()).into();
         let bytes = bytes.strip_prefix(b"/").unwrap_or(&bytes);
-        percent_encoding::percent_encode(bytes, IN_SEGMENT).to_string()
+        let mut path = percent_encoding::percent_encode(bytes, IN_SEGMENT).to_string();
+        let mut pairs = self.escaped.query().unwrap_or_default().split('&');
+        if let Some(latest) = pairs.find(|pair| pair.split('=').next() == Some("latest-ver")) {
+            path.push('?');
+            path.push_str(latest);
+        }
+        path
     }
 }
 
@@ -272,5 +279,11 @@ mod tests {
         assert_eq!(asked.path, "ais/@#/src/a b%d+e");
         assert_eq!(asked.path_for_stage(), "/ais/@%23/src/a%20b%25d%2Be");
         assert_eq!(asked.path_for_target(), "ais%2F@%23%2Fsrc%2Fa%20b%25d%2Be");
+    }
+
+    #[test]
+    fn of_a_query_the_target_is_told_only_which_version_is_wanted() {
+        let asked = asked("GET", "/o?etl_args=x&latest-ver=true&foo");
+        assert_eq!(asked.path_for_target(), "o?latest-ver=true");
     }
 }

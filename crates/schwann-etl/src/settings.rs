@@ -21,6 +21,9 @@ pub struct EtlSettings {
     pub idle_expiry: Duration,
     /// Longest wait for a connection to be made. Default: 10 s.
     pub connect_timeout: Duration,
+    /// Longest wait for a target or stage that takes nothing of a result. How long one may think about its answer is the
+    /// caller's to limit. Default: 5 min.
+    pub stall_timeout: Duration,
     /// Sent as `Authorization: Bearer …` to targets and stages.
     pub token: Option<Token>,
     /// TLS towards an https target.
@@ -116,6 +119,7 @@ impl From<Target> for EtlSettings {
             max_idle_connections: 128,
             idle_expiry: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
+            stall_timeout: Duration::from_secs(300),
             token: None,
             tls: TlsSettings::default(),
             fqn_roots: Vec::new(),
