@@ -194,6 +194,7 @@ fn of_program(error: RunError) -> SynapseError {
         RunError::Start { .. }
         | RunError::Failed { .. }
         | RunError::TooMuchOutput { .. }
+        | RunError::Input { .. }
         | RunError::Lost(_) => SynapseError::internal(error),
     }
 }

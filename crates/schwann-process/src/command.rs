@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     env,
     ffi::OsString,
-    future::{Future, pending},
     io,
     os::{fd::OwnedFd, unix::process::CommandExt},
     path::{Path, PathBuf},
@@ -16,7 +15,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use schwann::{Call, Error, Finished, Handler, RequestBody};
 use serde::{Deserialize, Serialize};
-use tokio::{io::AsyncWriteExt, net::unix::pipe, time::Instant};
+use tokio::{net::unix::pipe, time::Instant};
 
 use crate::{
     ByteSize, Output, RunError, Running, Sandbox, Span, environment,
@@ -245,6 +244,21 @@ impl Command {
         Ok(running)
     }
 
+    /// Starts the program with `input` written to its stdin as it arrives,
+    /// after the job's own, and as the program takes it.
+    ///
+    /// If the input fails, so does the run, and the program never sees an end
+    /// of its input: [`RunError::Input`].
+    ///
+    /// # Errors
+    ///
+    /// As [`stream`](Self::stream).
+    pub async fn stream_from(&self, job: Job, input: RequestBody) -> Result<Running, RunError> {
+        let mut running = self.stream(job).await?;
+        running.feed_from(input);
+        Ok(running)
+    }
+
     async fn start(
         &self,
         extra: &[(String, String)],
@@ -312,44 +326,15 @@ fn folder(configured: Option<&Path>) -> Result<PathBuf, SpecError> {
 impl Handler for Command {
     async fn call(&self, call: Call) -> Result<Finished, Error> {
         let (_head, body, reply) = call.into_parts();
-        let mut running = self.start(&[], None).await?;
-        let stdin = running.take_stdin();
-        let drain = async {
-            let Some(first) = running.chunk().await? else {
-                return Ok(reply.send(StatusCode::OK, Bytes::new()));
-            };
-            let mut out = reply.start(StatusCode::OK);
-            out.write(first).await?;
-            while let Some(chunk) = running.chunk().await? {
-                out.write(chunk).await?;
-            }
-            Ok(out.finish())
+        let mut running = self.stream_from(Job::default(), body).await?;
+        let Some(first) = running.chunk().await? else {
+            return Ok(reply.send(StatusCode::OK, Bytes::new()));
         };
-        tokio::select! {
-            biased;
-            // The program's end ends the call, whatever it left unread.
-            finished = drain => finished,
-            error = fails(feed(body, stdin)) => Err(error),
+        let mut out = reply.start(StatusCode::OK);
+        out.write(first).await?;
+        while let Some(chunk) = running.chunk().await? {
+            out.write(chunk).await?;
         }
-    }
-}
-
-/// Copies the request to a program's stdin, and closes it.
-async fn feed(mut body: RequestBody, stdin: Option<pipe::Sender>) -> Result<(), Error> {
-    let Some(mut stdin) = stdin else { return Ok(()) };
-    while let Some(chunk) = body.chunk().await? {
-        // A program may stop reading early and still succeed.
-        if stdin.write_all(&chunk).await.is_err() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// Resolves only if `work` fails.
-async fn fails<E>(work: impl Future<Output = Result<(), E>>) -> E {
-    match work.await {
-        Ok(()) => pending().await,
-        Err(error) => error,
+        Ok(out.finish())
     }
 }

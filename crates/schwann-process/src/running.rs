@@ -4,6 +4,7 @@ use std::{io, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::StatusCode;
+use schwann::RequestBody;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::unix::pipe,
@@ -15,16 +16,19 @@ use crate::{
     supervisor::{Outcome, Supervised},
 };
 
-/// Room for one read of stdout, in bytes.
-const CHUNK: usize = 16 * 1024;
+/// Room for one read of stdout, in bytes: what a pipe holds.
+const CHUNK: usize = 64 * 1024;
 
 /// A program that runs. Dropping it kills the program's process group.
 #[derive(Debug)]
 pub struct Running {
     stdout: pipe::Receiver,
-    /// Closed when all of `input` was written, or the program wants no more.
+    /// Closed when all input was written, or the program wants no more.
     stdin: Option<pipe::Sender>,
+    /// What is to be written next.
     input: Bytes,
+    /// Where the rest comes from, until it has ended.
+    source: Option<RequestBody>,
     buffer: BytesMut,
     supervised: Supervised,
     /// Stdout has ended.
@@ -34,6 +38,8 @@ pub struct Running {
     max_output: ByteSize,
     /// The program wrote more than that.
     over_limit: bool,
+    /// Its input was cut.
+    cut: bool,
     timeout: Span,
     started: Instant,
 }
@@ -94,6 +100,15 @@ pub enum RunError {
         /// How much it may write.
         limit: ByteSize,
     },
+    /// Its input could not be read to the end, and it was killed before it
+    /// could take what it had for all.
+    #[error("program was killed after {output} of output because its input was cut")]
+    Input {
+        /// How much output was handed out before.
+        output: ByteSize,
+        /// What became of the input.
+        source: schwann::Error,
+    },
     /// The program cannot be followed any more, and was killed.
     #[error("lost touch with the program")]
     Lost(#[source] io::Error),
@@ -105,7 +120,9 @@ impl RunError {
     pub fn after_output(&self) -> bool {
         match self {
             Self::Busy { .. } | Self::Start { .. } => false,
-            Self::Failed { output, .. } | Self::TimedOut { output, .. } => output.bytes() > 0,
+            Self::Failed { output, .. }
+            | Self::TimedOut { output, .. }
+            | Self::Input { output, .. } => output.bytes() > 0,
             Self::TooMuchOutput { .. } | Self::Lost(_) => true,
         }
     }
@@ -115,10 +132,11 @@ fn quoted(stderr: &str) -> String {
     if stderr.is_empty() { String::new() } else { format!("; its last words: {stderr}") }
 }
 
-/// 503 if busy, 504 past the deadline, else 500. The caller is told no more.
+/// 503 if busy, 504 past the deadline, what was wrong with the input, else 500. The caller is told no more.
 impl From<RunError> for schwann::Error {
     fn from(error: RunError) -> Self {
         let status = match error {
+            RunError::Input { source, .. } => return source,
             RunError::Busy { .. } => StatusCode::SERVICE_UNAVAILABLE,
             RunError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
             RunError::Start { .. }
@@ -143,12 +161,14 @@ impl Running {
             stdout,
             stdin: Some(stdin),
             input: Bytes::new(),
+            source: None,
             buffer: BytesMut::new(),
             supervised,
             ended: false,
             taken: 0,
             max_output,
             over_limit: false,
+            cut: false,
             timeout,
             started,
         }
@@ -159,9 +179,10 @@ impl Running {
         self.input = input;
     }
 
-    /// Takes stdin, for input that is still arriving.
-    pub(crate) fn take_stdin(&mut self) -> Option<pipe::Sender> {
-        self.stdin.take()
+    /// Sets where more of it comes from. It is read when there is room in the
+    /// pipe, and only while [`chunk`](Self::chunk) is awaited.
+    pub(crate) fn feed_from(&mut self, source: RequestBody) {
+        self.source = Some(source);
     }
 
     /// The next piece of output as it was written, or `None` once all of it
@@ -182,6 +203,9 @@ impl Running {
         loop {
             if self.over_limit {
                 return Err(RunError::TooMuchOutput { limit: self.max_output });
+            }
+            if self.cut {
+                return Err(self.lost(io::Error::other("its input was cut")));
             }
             let bad_end = match *self.supervised.outcome.borrow() {
                 Outcome::Running => false,
@@ -210,12 +234,15 @@ impl Running {
                     Ok(_) => return Ok(Some(self.take())),
                     Err(error) => return Err(self.lost(error)),
                 },
-                written = write_some(&mut self.stdin, &self.input), if self.stdin.is_some() => {
-                    match written {
-                        Ok(n) if n > 0 => self.input.advance(n),
-                        // All is written, or the program reads no more: it may
-                        // stop reading early and still succeed.
-                        Ok(_) | Err(_) => self.stdin = None,
+                fed = feed(&mut self.stdin, &mut self.input, &mut self.source),
+                    if self.stdin.is_some() =>
+                {
+                    if let Err(source) = fed {
+                        // Before stdin is closed: what it has read is not all.
+                        self.supervised.kill();
+                        self.cut = true;
+                        let output = ByteSize::new(self.taken);
+                        return Err(RunError::Input { output, source });
                     }
                 }
                 changed = self.supervised.outcome.changed() => {
@@ -306,10 +333,36 @@ impl Running {
     }
 }
 
-/// Writes some of `input`; 0 when there is nothing left of it. Cancel-safe.
-async fn write_some(stdin: &mut Option<pipe::Sender>, input: &[u8]) -> io::Result<usize> {
-    match stdin {
-        Some(stdin) if !input.is_empty() => stdin.write(input).await,
-        _ => Ok(0),
+/// Brings the input a step further, and closes stdin after all of it, or when
+/// the program reads no more: it may stop early and still succeed.
+///
+/// Cancel-safe: what was taken from the source is in `input`.
+async fn feed(
+    stdin: &mut Option<pipe::Sender>,
+    input: &mut Bytes,
+    source: &mut Option<RequestBody>,
+) -> Result<(), schwann::Error> {
+    let Some(pipe) = stdin else { return Ok(()) };
+    if input.is_empty() {
+        let next = match source {
+            Some(source) => source.chunk().await?,
+            None => None,
+        };
+        match next {
+            Some(chunk) => *input = chunk,
+            None => {
+                *stdin = None;
+                *source = None;
+                return Ok(());
+            }
+        }
     }
+    match pipe.write(input).await {
+        Ok(n) => input.advance(n),
+        Err(_) => {
+            *stdin = None;
+            *source = None;
+        }
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "also outside of functions marked as tests")]
 
+mod input;
 mod life;
 mod plain;
 mod program;
