@@ -44,7 +44,10 @@ fn sources(folder: &str, ending: &str) -> Vec<(String, String)> {
         {
             let path = entry.path();
             if path.is_dir() {
-                folders.push(path);
+                // Others' packages are not ours to judge.
+                if !path.ends_with("node_modules") {
+                    folders.push(path);
+                }
             } else if path.extension().is_some_and(|e| e == ending) {
                 found.push((from_top(&path), fs::read_to_string(&path).expect("text")));
             }

@@ -8,12 +8,16 @@ mod openapi;
 
 use std::sync::Arc;
 
-use axum::{Json, Router, response::IntoResponse as _, routing::get};
-use http::{StatusCode, header};
+use axum::{
+    Json, Router,
+    response::{IntoResponse as _, Response},
+    routing::get,
+};
+use http::{HeaderMap, Method, StatusCode, Uri, header};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::{app::App, problem::Problem};
+use crate::{app::App, page, problem::Problem};
 
 /// Where the interface is.
 pub(crate) const PREFIX: &str = "/api/v1";
@@ -28,7 +32,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     router
         .route("/api/v1/openapi.json", get(json))
         .merge(openapi::swagger())
-        .fallback(not_found)
+        .fallback(otherwise)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(app)
 }
@@ -51,8 +55,11 @@ fn documented() -> (Router<Arc<App>>, OpenApi) {
     (router, document)
 }
 
-async fn not_found() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "not_found", "Not Found")
+/// What no route is for: the page, if that is what is asked for.
+async fn otherwise(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    page::answer(&method, uri.path(), &headers).unwrap_or_else(|| {
+        Problem::new(StatusCode::NOT_FOUND, "not_found", "Not Found").into_response()
+    })
 }
 
 async fn method_not_allowed() -> Problem {
