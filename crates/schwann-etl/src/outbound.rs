@@ -148,6 +148,7 @@ impl Outbound {
         let sent = request.body().sent();
         let place = Place { secure, authority };
         if let Some(mut wire) = self.pool.take(&place, purpose == Use::DeliveryOnce) {
+            sent.leave_by(&wire.seen);
             match exchange(&mut wire, request).await {
                 Ok(answer) => return Ok(self.answer(answer, wire, sent, permit)),
                 // Nothing of the request was looked at.
@@ -156,6 +157,7 @@ impl Outbound {
             }
         }
         let mut wire = self.connect(&uri, &place).await?;
+        sent.leave_by(&wire.seen);
         match exchange(&mut wire, request).await {
             Ok(answer) => Ok(self.answer(answer, wire, sent, permit)),
             Err((why, _)) => Err(Broken { why, stale: false }),
@@ -182,6 +184,7 @@ impl Outbound {
             sent,
             framed,
             needs_whole: head.status.is_success(),
+            empty: true,
             pool: Arc::clone(&self.pool),
             _permit: permit,
         };
@@ -208,16 +211,16 @@ impl Outbound {
                 return Err(Broken::new(format!("{} did not answer in time", place.authority)));
             }
         };
-        let flushed = Arc::new(AtomicBool::new(true));
+        let seen = Arc::new(Seen { flushed: AtomicBool::new(true), heard: AtomicBool::new(false) });
         let stall = self.settings.stall_timeout;
-        let io = Flushing { io: stream, flushed: Arc::clone(&flushed), stall, blocked: None };
+        let io = Observed { io: stream, seen: Arc::clone(&seen), stall, blocked: None };
         let handshake = http1::Builder::new()
             .max_headers(MAX_HEADERS)
             .max_header_size(MAX_HEAD_BYTES)
             .handshake(io)
             .await;
         let (sender, driver) = handshake.map_err(|error| Broken::new(chain(&error)))?;
-        Ok(Wire { sender, driver: Some(Box::pin(driver)), flushed, place: place.clone() })
+        Ok(Wire { sender, driver: Some(Box::pin(driver)), seen, place: place.clone() })
     }
 }
 
@@ -236,15 +239,14 @@ struct Place {
 }
 
 type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
-type Driver = http1::Connection<Flushing<Stream>, OutBody>;
+type Driver = http1::Connection<Observed<Stream>, OutBody>;
 
 /// A connection. Dropping it closes it.
 struct Wire {
     sender: http1::SendRequest<OutBody>,
     /// Until it came to its end.
     driver: Option<Pin<Box<Driver>>>,
-    /// Whether all that was to be written was written.
-    flushed: Arc<AtomicBool>,
+    seen: Arc<Seen>,
     place: Place,
 }
 
@@ -262,7 +264,7 @@ impl Wire {
     }
 
     fn is_usable(&self) -> bool {
-        self.driver.is_some() && self.sender.is_ready() && self.flushed.load(Ordering::Acquire)
+        self.driver.is_some() && self.sender.is_ready() && self.seen.flushed.load(Ordering::Acquire)
     }
 }
 
@@ -299,7 +301,10 @@ async fn exchange(
 pub(crate) struct Sent {
     bytes: AtomicU64,
     ended: AtomicBool,
+    /// When the end was sent, something had come already.
+    answered_early: AtomicBool,
     failed: Mutex<Option<Error>>,
+    connection: Mutex<Option<Arc<Seen>>>,
 }
 
 impl Sent {
@@ -311,6 +316,18 @@ impl Sent {
     /// Why the body broke off on our side, if it did.
     pub(crate) fn take_failure(&self) -> Option<Error> {
         lock(&self.failed).take()
+    }
+
+    /// Whether the answer began before the end of a streamed body was sent. Who says then that it stored the whole has not
+    /// seen it.
+    pub(crate) fn was_answered_early(&self) -> bool {
+        self.answered_early.load(Ordering::Acquire)
+    }
+
+    /// Before a request is sent by a connection.
+    fn leave_by(&self, seen: &Arc<Seen>) {
+        seen.heard.store(false, Ordering::Release);
+        *lock(&self.connection) = Some(Arc::clone(seen));
     }
 
     fn is_whole(&self) -> bool {
@@ -390,6 +407,9 @@ impl Body for OutBody {
                 cut(Error::server("the transform took a failed read for the end"))
             }
             None => {
+                let heard = |seen: &Arc<Seen>| seen.heard.load(Ordering::Acquire);
+                let early = lock(&sent.connection).as_ref().is_some_and(heard);
+                sent.answered_early.store(early, Ordering::Release);
                 sent.ended.store(true, Ordering::Release);
                 Poll::Ready(None)
             }
@@ -422,6 +442,8 @@ pub(crate) struct HopBody {
     framed: bool,
     /// A success counts only if our request was whole.
     needs_whole: bool,
+    /// Nothing came of it.
+    empty: bool,
     pool: Arc<Pool>,
     _permit: OwnedSemaphorePermit,
 }
@@ -440,8 +462,14 @@ impl HopBody {
     /// The end of the answer was seen: whether the request ended as well.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         let Some(wire) = &mut self.wire else { return Poll::Ready(Ok(())) };
+        let early = !self.sent.is_whole() || self.sent.was_answered_early();
+        if early && self.needs_whole && self.empty {
+            // Without content, it says that the object was stored: of which it had seen a part.
+            self.wire = None;
+            return Poll::Ready(Err(Broken::new("answered before the whole object was sent")));
+        }
         let error = wire.drive(cx);
-        let whole = self.sent.is_whole() && wire.flushed.load(Ordering::Acquire);
+        let whole = self.sent.is_whole() && wire.seen.flushed.load(Ordering::Acquire);
         if whole || !self.needs_whole {
             let wire = self.wire.take().expect("looked at above");
             if whole && wire.is_usable() {
@@ -471,6 +499,7 @@ impl Body for HopBody {
         while let Some(incoming) = &mut this.incoming {
             match Pin::new(incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
+                    this.empty &= frame.data_ref().is_none_or(Bytes::is_empty);
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 Poll::Ready(Some(Err(error))) => {
@@ -593,17 +622,25 @@ async fn sweep(pool: Weak<Pool>, expiry: Duration) {
     }
 }
 
-/// A stream that knows whether all that was written to it is on its way: hyper flushes when its own buffer is empty. It
-/// fails when the other end takes nothing for too long.
-struct Flushing<I> {
+/// What was seen of a connection.
+#[derive(Debug)]
+struct Seen {
+    /// All that was written is on its way: hyper flushes when its own buffer is empty.
+    flushed: AtomicBool,
+    /// Something came, or the end, since the request began.
+    heard: AtomicBool,
+}
+
+/// A stream that notes what is seen of it, and fails when the other end takes nothing for too long.
+struct Observed<I> {
     io: I,
-    flushed: Arc<AtomicBool>,
+    seen: Arc<Seen>,
     stall: Duration,
     /// Armed while a write is blocked.
     blocked: Option<Pin<Box<Sleep>>>,
 }
 
-impl<I> Flushing<I> {
+impl<I> Observed<I> {
     fn written(
         &mut self,
         cx: &mut Context<'_>,
@@ -621,23 +658,27 @@ impl<I> Flushing<I> {
     }
 }
 
-impl<I: Read + Unpin> Read for Flushing<I> {
+impl<I: Read + Unpin> Read for Observed<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if read.is_ready() {
+            self.seen.heard.store(true, Ordering::Release);
+        }
+        read
     }
 }
 
-impl<I: Write + Unpin> Write for Flushing<I> {
+impl<I: Write + Unpin> Write for Observed<I> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.flushed.store(false, Ordering::Release);
+        self.seen.flushed.store(false, Ordering::Release);
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
         self.written(cx, written)
     }
@@ -645,7 +686,7 @@ impl<I: Write + Unpin> Write for Flushing<I> {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
         if let Poll::Ready(Ok(())) = flushed {
-            self.flushed.store(true, Ordering::Release);
+            self.seen.flushed.store(true, Ordering::Release);
         }
         flushed
     }
@@ -663,7 +704,7 @@ impl<I: Write + Unpin> Write for Flushing<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.flushed.store(false, Ordering::Release);
+        self.seen.flushed.store(false, Ordering::Release);
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.written(cx, written)
     }
