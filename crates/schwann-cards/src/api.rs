@@ -3,8 +3,15 @@
 //! Paths, shapes and errors are those that users of the FastAPI full-stack template know. A function here has the name that stands
 //! in its `operation_id`, after the tag.
 
+mod books;
+mod cards;
 mod health;
+mod login;
 mod openapi;
+mod shares;
+mod site;
+mod tokens;
+mod users;
 
 use std::sync::Arc;
 
@@ -16,8 +23,14 @@ use axum::{
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
 
-use crate::{app::App, page, problem::Problem};
+use crate::{
+    app::App,
+    input::{Fields, Read, id, text},
+    page,
+    problem::Problem,
+};
 
 /// Where the interface is.
 pub(crate) const PREFIX: &str = "/api/v1";
@@ -25,7 +38,7 @@ pub(crate) const PREFIX: &str = "/api/v1";
 /// Everything that is served.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let (router, document) = documented();
-    let document: Arc<str> = text(&document).into();
+    let document: Arc<str> = written(&document).into();
     let json = move || async move {
         ([(header::CONTENT_TYPE, "application/json")], document.to_string()).into_response()
     };
@@ -39,16 +52,36 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 
 /// The OpenAPI document, as JSON.
 pub(crate) fn openapi_text() -> String {
-    text(&documented().1)
+    written(&documented().1)
 }
 
-fn text(document: &OpenApi) -> String {
+fn written(document: &OpenApi) -> String {
     document.to_pretty_json().expect("a document of ours can be written")
 }
 
 fn documented() -> (Router<Arc<App>>, OpenApi) {
-    let routes =
-        OpenApiRouter::new().routes(routes!(health::health_check)).routes(routes!(health::ready));
+    let routes = OpenApiRouter::new()
+        .routes(routes!(health::health_check))
+        .routes(routes!(health::ready))
+        .routes(routes!(site::read_site))
+        .routes(routes!(login::login_access_token))
+        .routes(routes!(login::test_token))
+        .routes(routes!(login::logout))
+        .routes(routes!(users::read_users, users::create_user))
+        .routes(routes!(users::register_user))
+        .routes(routes!(users::read_user_me, users::update_user_me, users::delete_user_me))
+        .routes(routes!(users::update_password_me))
+        .routes(routes!(users::read_user_by_id, users::update_user, users::delete_user))
+        .routes(routes!(tokens::read_tokens, tokens::create_token))
+        .routes(routes!(tokens::delete_token))
+        .routes(routes!(books::read_books, books::create_book))
+        .routes(routes!(books::read_book, books::update_book, books::delete_book))
+        .routes(routes!(cards::read_cards, cards::create_card))
+        .routes(routes!(cards::reorder_cards))
+        .routes(routes!(cards::read_card, cards::update_card, cards::delete_card))
+        .routes(routes!(shares::read_shares, shares::create_share))
+        .routes(routes!(shares::delete_share))
+        .routes(routes!(shares::read_shared_book));
     let (router, mut document) =
         OpenApiRouter::with_openapi(openapi::base()).nest(PREFIX, routes).split_for_parts();
     openapi::complete(&mut document);
@@ -77,3 +110,27 @@ impl Message {
         Json(Self { message: message.into() })
     }
 }
+
+/// What stands in a path.
+macro_rules! path {
+    ($name:ident { $($field:ident: $type:ty = $read:expr),+ }) => {
+        #[derive(Clone, Debug)]
+        pub(crate) struct $name {
+            $(pub(crate) $field: $type,)+
+        }
+
+        impl Read for $name {
+            fn read(fields: &mut Fields<'_>) -> Option<Self> {
+                $(let $field = fields.required(stringify!($field), $read);)+
+                Some(Self { $($field: $field?,)+ })
+            }
+        }
+    };
+}
+
+path!(IdPath { id: Uuid = id });
+path!(UserPath { user_id: Uuid = id });
+path!(BookPath { book_id: Uuid = id });
+path!(CardPath { book_id: Uuid = id, id: Uuid = id });
+path!(SharePath { book_id: Uuid = id, share_id: Uuid = id });
+path!(SlugPath { slug: String = text(1, 100) });

@@ -4,7 +4,6 @@ use std::{fs, io, path::PathBuf, sync::Arc};
 
 use axum::Router;
 use schwann::Handler;
-use tracing::info;
 use uuid::Uuid;
 
 use crate::{
@@ -12,6 +11,7 @@ use crate::{
     moment::Moment,
     password::{self, Passwords},
     rate::RateLimit,
+    sample::sample_book,
     serve::Served,
     settings::CardsSettings,
     store::{Store, User},
@@ -152,6 +152,10 @@ async fn first_superuser(app: &App) -> Result<Option<String>, StartError> {
     };
     let added = app.store.add_user(&user, &hash, u32::MAX).await;
     added.map_err(|error| fail(error.into()))?;
-    info!(email = user.email, "made the first superuser");
+    if settings.sample_book {
+        let (book, cards) = sample_book(user.id, Moment::now());
+        let added = app.store.add_book(&book, &cards, settings.max_books_per_user).await;
+        added.map_err(|error| fail(error.into()))?;
+    }
     Ok(made_up)
 }

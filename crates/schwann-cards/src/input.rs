@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::BodyExt as _;
 use serde_json::{Map, Value, json};
+use utoipa::IntoParams;
 use uuid::Uuid;
 
 use crate::problem::{Fault, Problem, Step};
@@ -435,9 +436,14 @@ pub(crate) fn email(value: &Value) -> Result<String, Complaint> {
 }
 
 /// How much of a list is wanted: `skip` and `limit`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Page {
+    /// How many to leave out at the beginning.
+    #[param(required = false, minimum = 0, default = 0)]
     pub(crate) skip: i64,
+    /// How many to show at most.
+    #[param(required = false, minimum = 1, maximum = 1000, default = 100)]
     pub(crate) limit: i64,
 }
 

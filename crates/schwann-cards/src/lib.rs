@@ -18,6 +18,7 @@ mod rate;
 pub mod reader;
 pub mod record;
 pub mod run_log;
+mod sample;
 mod serve;
 mod settings;
 mod signed_in;

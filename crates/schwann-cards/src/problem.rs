@@ -62,7 +62,6 @@ pub(crate) enum Step {
 /// The body of a refusal.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
-#[expect(dead_code, reason = "only its shape is used, in the OpenAPI document")]
 pub(crate) struct ProblemBody {
     /// For people.
     detail: String,
@@ -73,7 +72,6 @@ pub(crate) struct ProblemBody {
 /// The body of a refusal of what was sent: all faults at once.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = HTTPValidationError)]
-#[expect(dead_code, reason = "only its shape is used, in the OpenAPI document")]
 pub(crate) struct FaultsBody {
     detail: Vec<Fault>,
     /// `validation`

@@ -21,14 +21,14 @@ use uuid::Uuid;
 
 pub(crate) use self::{
     books::{Access, Book, BookChange},
-    cards::{Card, CardChange, CardKind, NewCard},
+    cards::{Card, CardChange, CardError, CardKind, NewCard},
     runs::{
         KeyUse, NewRun, OnBusy, Run, RunEnd, RunFilter, RunStatus, SaveAndRun, SaveAndRunError,
         Started,
     },
-    shares::{Role, Share},
+    shares::{Role, Share, ShareError},
     tokens::{Scope, Scopes, Token, TokenKind},
-    users::{User, UserChange},
+    users::{User, UserChange, UserError},
 };
 use crate::moment::Moment;
 

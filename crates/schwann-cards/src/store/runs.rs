@@ -399,6 +399,17 @@ impl Store {
         Ok((read_all(&rows, run)?, count))
     }
 
+    /// The newest run of a card.
+    pub(crate) async fn last_run(&self, card_id: Uuid) -> Result<Option<Run>, StoreError> {
+        let row = sqlx::query(
+            "SELECT * FROM runs WHERE card_id = $1 ORDER BY queued_at DESC, id DESC LIMIT 1",
+        )
+        .bind(card_id.to_string())
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.as_ref().map(run).transpose()?)
+    }
+
     /// The newest run of each card of a book.
     pub(crate) async fn last_runs(&self, book_id: Uuid) -> Result<Vec<Run>, StoreError> {
         let rows = sqlx::query(

@@ -1,6 +1,6 @@
 //! A server of the application on a port of its own, and a client.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -11,18 +11,30 @@ use hyper_util::{
 };
 use schwann::Server;
 use schwann_cards::{Application, CardsSettings};
-use serde_json::Value;
+use schwann_testkit::postgres::Postgres;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 pub(crate) const EMAIL: &str = "admin@example.com";
 pub(crate) const PASSWORD: &str = "correct horse";
 
+/// Where the tests of this program keep their state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Database {
+    Sqlite,
+    #[allow(dead_code, reason = "in one of two programs")]
+    Postgres,
+}
+
 /// A running server. It ends when this is dropped.
 pub(crate) struct Site {
     pub(crate) address: SocketAddr,
     client: HyperClient<HttpConnector, Full<Bytes>>,
-    _data: TempDir,
-    server: tokio::task::JoinHandle<()>,
+    data: TempDir,
+    postgres: Option<Arc<Postgres>>,
+    settings: CardsSettings,
+    application: Arc<Application>,
+    server: Task,
 }
 
 /// What a server answered.
@@ -74,16 +86,108 @@ impl Site {
             requests_per_minute: 1_000_000,
             ..CardsSettings::default()
         };
+        let postgres = match crate::DATABASE {
+            Database::Sqlite => None,
+            Database::Postgres => {
+                let (server, url) = Postgres::database().await;
+                settings.database = Some(url);
+                Some(server)
+            }
+        };
         change(&mut settings);
+        Self::serve(data, postgres, settings).await
+    }
+
+    async fn serve(
+        data: TempDir,
+        postgres: Option<Arc<Postgres>>,
+        settings: CardsSettings,
+    ) -> Self {
         let server = Server { max_request_bytes: settings.max_body.bytes(), ..Server::default() };
-        let application = Application::start(settings).await.unwrap();
+        let application = Arc::new(Application::start(settings.clone()).await.unwrap());
         let listener = Server::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(async move {
-            server.run(listener, application.handler(), std::future::pending()).await;
-        });
+        let handler = application.handler();
+        let server = Task(tokio::spawn(async move {
+            server.run(listener, handler, std::future::pending()).await;
+        }));
         let client = HyperClient::builder(TokioExecutor::new()).build_http();
-        Self { address, client, _data: data, server }
+        Self { address, client, data, postgres, settings, application, server }
+    }
+
+    /// Ends the server, and starts another with the same data.
+    pub(crate) async fn restart(self) -> Self {
+        self.server.0.abort();
+        self.application.close().await;
+        let Self { data, postgres, settings, .. } = self;
+        Self::serve(data, postgres, settings).await
+    }
+
+    /// The data folder.
+    pub(crate) fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// Logs in; the answer as it is.
+    pub(crate) async fn log_in(&self, email: &str, password: &str) -> Answer {
+        let form = form_urlencoded::Serializer::new(String::new())
+            .append_pair("username", email)
+            .append_pair("password", password)
+            .finish();
+        let request = self
+            .request(Method::POST, "/login/access-token")
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        self.send(request.body(Full::from(form)).unwrap()).await
+    }
+
+    /// The token of the first superuser.
+    pub(crate) async fn superuser(&self) -> String {
+        self.token(EMAIL, PASSWORD).await
+    }
+
+    pub(crate) async fn token(&self, email: &str, password: &str) -> String {
+        let token = self.log_in(email, password).await.expect(200);
+        token["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// Adds a user, and logs in as that one.
+    pub(crate) async fn user(&self, email: &str) -> String {
+        let superuser = self.superuser().await;
+        let user = json!({"email": email, "password": PASSWORD});
+        self.post("/users/", &superuser, user).await.expect(200);
+        self.token(email, PASSWORD).await
+    }
+
+    pub(crate) async fn get(&self, path: &str, token: &str) -> Answer {
+        self.ask(Method::GET, path, Some(token), None).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, token: &str, body: Value) -> Answer {
+        self.ask(Method::POST, path, Some(token), Some(body)).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, token: &str, body: Value) -> Answer {
+        self.ask(Method::PUT, path, Some(token), Some(body)).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, token: &str, body: Value) -> Answer {
+        self.ask(Method::PATCH, path, Some(token), Some(body)).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str, token: &str) -> Answer {
+        self.ask(Method::DELETE, path, Some(token), None).await
+    }
+
+    /// A new book's path, as `/books/…`.
+    pub(crate) async fn book(&self, token: &str, title: &str) -> String {
+        let book = self.post("/books/", token, json!({"title": title})).await.expect(200);
+        format!("/books/{}", book["id"].as_str().unwrap())
+    }
+
+    /// A new code card's path, as `/books/…/cards/…`.
+    pub(crate) async fn card(&self, token: &str, book: &str, code: &str) -> String {
+        let card = self.post(&format!("{book}/cards/"), token, json!({"code": code})).await;
+        format!("{book}/cards/{}", card.expect(200)["id"].as_str().unwrap())
     }
 
     /// Sends a request as it is.
@@ -121,8 +225,11 @@ impl Site {
     }
 }
 
-impl Drop for Site {
+/// A task that ends when this is dropped.
+struct Task(tokio::task::JoinHandle<()>);
+
+impl Drop for Task {
     fn drop(&mut self) {
-        self.server.abort();
+        self.0.abort();
     }
 }

@@ -1,4 +1,10 @@
-//! The application over HTTP, as its clients see it.
+//! The application over HTTP, as its clients see it, with SQLite. `tests/postgres.rs` is the same with PostgreSQL.
 
+mod accounts;
+mod bad_input;
+mod books;
 mod client;
 mod health;
+mod ownership;
+
+pub(crate) const DATABASE: client::Database = client::Database::Sqlite;

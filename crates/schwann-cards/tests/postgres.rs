@@ -1,0 +1,16 @@
+//! The application over HTTP, as its clients see it, with PostgreSQL: the tests of `tests/api`.
+
+#[path = "api/accounts.rs"]
+mod accounts;
+#[path = "api/bad_input.rs"]
+mod bad_input;
+#[path = "api/books.rs"]
+mod books;
+#[path = "api/client.rs"]
+mod client;
+#[path = "api/health.rs"]
+mod health;
+#[path = "api/ownership.rs"]
+mod ownership;
+
+pub(crate) const DATABASE: client::Database = client::Database::Postgres;
