@@ -7,7 +7,7 @@ use std::{
 };
 
 use schwann_process::{ByteSize, Sandbox, Span};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 /// Settings of the application, as `[cards]` of the configuration file has them.
 ///
@@ -38,6 +38,7 @@ pub struct CardsSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<Sandbox>,
     /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed. Default: none.
+    #[serde(deserialize_with = "addresses")]
     pub trusted_proxies: Vec<IpAddr>,
     /// How long a log-in lasts. Default: 192 h, which is 8 days.
     pub session: Span,
@@ -155,4 +156,26 @@ impl Default for CardsSettings {
             languages: BTreeMap::new(),
         }
     }
+}
+
+/// A list; in a variable, which has no lists, with commas between.
+fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Text(String),
+        List(Vec<String>),
+    }
+    let texts = match Written::deserialize(deserializer)? {
+        Written::Text(text) if text.is_empty() => Vec::new(),
+        Written::Text(text) => text.split(',').map(|one| one.trim().to_owned()).collect(),
+        Written::List(texts) => texts,
+    };
+    let one = |text: &String| {
+        text.parse().map_err(|_| {
+            let example = "write a list like `[\"10.0.0.1\"]`";
+            de::Error::custom(format!("`{text}` is not an address; {example}"))
+        })
+    };
+    texts.iter().map(one).collect()
 }

@@ -31,10 +31,12 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serve sample synapses, or those of the file, with what is needed to try them.
-    Up(ServeArgs),
+    /// Serve books of code cards, and sample synapses or those of the file, with what is needed to try them.
+    Up(UpArgs),
     /// Serve the synapses of a file: programs, HTTP upstreams and builtins.
     Axon(ServeArgs),
+    /// Serve books of code cards: page and API.
+    Cards(CardsArgs),
     /// Call a synapse.
     Call(CallArgs),
     /// Make, show and use keys.
@@ -132,6 +134,28 @@ pub(crate) struct ServeArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    axon: ServeArgs,
+    /// Where the page of the cards is; port 0 picks a free one.
+    #[arg(long, value_name = "ADDR")]
+    cards: Option<String>,
+    /// The folder of the cards' database and of what runs print.
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CardsArgs {
+    /// Where to listen; port 0 picks a free one.
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// The folder of the database and of what runs print.
+    #[arg(long, value_name = "DIR")]
+    data: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CallArgs {
     /// The axon, as http://HOST:PORT. Left out with --many.
     #[arg(value_name = "URL")]
@@ -222,14 +246,27 @@ impl Cli {
                 args.how.flags(&mut flags);
             }
             Command::Key { key, .. } => key.flags(&mut flags),
-            Command::Up(args) | Command::Axon(args) => {
-                add(&mut flags, "axon.listen", "--listen", &args.listen);
-                add(&mut flags, "axon.metrics", "--metrics", &args.metrics);
-                args.key.flags(&mut flags);
+            Command::Up(args) => {
+                args.axon.flags(&mut flags);
+                add(&mut flags, "cards.listen", "--cards", &args.cards);
+                add(&mut flags, "cards.data", "--data", &args.data);
+            }
+            Command::Axon(args) => args.flags(&mut flags),
+            Command::Cards(args) => {
+                add(&mut flags, "cards.listen", "--listen", &args.listen);
+                add(&mut flags, "cards.data", "--data", &args.data);
             }
             Command::Config { .. } => {}
         }
         flags
+    }
+}
+
+impl ServeArgs {
+    fn flags(&self, flags: &mut Vec<Flag>) {
+        add(flags, "axon.listen", "--listen", &self.listen);
+        add(flags, "axon.metrics", "--metrics", &self.metrics);
+        self.key.flags(flags);
     }
 }
 

@@ -143,7 +143,7 @@ fn server(settings: &AxonSettings, largest: u64) -> Server {
     }
 }
 
-async fn bind(address: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAddr), Problem> {
+pub(crate) async fn bind(address: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAddr), Problem> {
     let fail = |error| {
         Problem::usage(format!("cannot listen on {address}: {error}"))
             .hint(format!("{flag} {} picks a free port", SocketAddr::new(address.ip(), 0)))
@@ -155,11 +155,11 @@ async fn bind(address: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAdd
 
 /// How often this process was told to stop.
 #[derive(Clone)]
-struct Stop(watch::Receiver<usize>);
+pub(crate) struct Stop(watch::Receiver<usize>);
 
 impl Stop {
     /// From now on a signal is counted instead of ending the process.
-    fn listen() -> Result<Self, Problem> {
+    pub(crate) fn listen() -> Result<Self, Problem> {
         let fail = |error| Problem::failed(format!("cannot listen for signals: {error}"));
         let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(fail)?;
@@ -176,7 +176,7 @@ impl Stop {
         Ok(Self(counted))
     }
 
-    async fn reached(mut self, times: usize) {
+    pub(crate) async fn reached(mut self, times: usize) {
         // An error says that the runtime is ending, which is a stop as well.
         let _ = self.0.wait_for(|count| *count >= times).await;
     }

@@ -12,6 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use schwann_cards::CardsSettings;
 use schwann_process::{ByteSize, Span};
 use schwann_synapse::{
     dendrite::Protocol,
@@ -54,6 +55,40 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("axon.nonces", "\"/var/lib/schwann/nonces\""),
     ("axon.stall_timeout", "\"60s\""),
     ("axon.drain_timeout", "\"30s\""),
+    ("cards.listen", "\"127.0.0.1:8080\""),
+    ("cards.data", "\"/var/lib/schwann/cards\""),
+    ("cards.database", "\"postgres://schwann@localhost/schwann\""),
+    ("cards.redis", "\"redis://127.0.0.1:6379\""),
+    ("cards.first_superuser", "\"admin@example.com\""),
+    ("cards.first_superuser_password", "\"open sesame\""),
+    ("cards.signup", "false"),
+    ("cards.sample_book", "true"),
+    ("cards.sandbox", "\"none\""),
+    ("cards.trusted_proxies", "[\"10.0.0.1\"]"),
+    ("cards.session", "\"192h\""),
+    ("cards.max_wall", "\"10m\""),
+    ("cards.max_cpu", "\"5m\""),
+    ("cards.max_memory", "\"512MiB\""),
+    ("cards.max_processes", "64"),
+    ("cards.max_open_files", "256"),
+    ("cards.max_output", "\"128MiB\""),
+    ("cards.max_folder", "\"64MiB\""),
+    ("cards.max_running", "0"),
+    ("cards.max_queued", "1000"),
+    ("cards.max_queued_per_user", "100"),
+    ("cards.keep_runs", "\"720h\""),
+    ("cards.keep_runs_per_card", "100"),
+    ("cards.keep_output", "\"10GiB\""),
+    ("cards.max_body", "\"16MiB\""),
+    ("cards.max_code", "\"1MiB\""),
+    ("cards.max_users", "10000"),
+    ("cards.max_books_per_user", "1000"),
+    ("cards.max_cards_per_book", "500"),
+    ("cards.logins_per_minute", "10"),
+    ("cards.requests_per_minute", "1200"),
+    ("cards.max_connections", "4096"),
+    ("cards.stall_timeout", "\"60s\""),
+    ("cards.drain_timeout", "\"10s\""),
     ("call.timeout", "\"12s\""),
     ("call.protocol", "\"v10\""),
     ("call.bound", "false"),
@@ -62,10 +97,11 @@ const EXAMPLES: &[(&str, &str)] = &[
 
 /// Keys whose value is a path. In a file it is relative to that file, so that
 /// it means the same wherever it is read.
-const PATHS: &[&str] = &["key.wallet_path", "axon.nonces"];
+const PATHS: &[&str] = &["key.wallet_path", "axon.nonces", "cards.data"];
 
 /// Keys whose value is shown to nobody.
-const SECRET: &[&str] = &["key.uri", "key.password"];
+const SECRET: &[&str] =
+    &["key.uri", "key.password", "cards.database", "cards.redis", "cards.first_superuser_password"];
 
 /// All settings, from all layers.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -76,6 +112,7 @@ pub(crate) struct Settings {
     pub(crate) log: Option<String>,
     pub(crate) key: KeySettings,
     pub(crate) axon: AxonSettings,
+    pub(crate) cards: CardsSettings,
     pub(crate) call: CallSettings,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     synapse: Vec<Spanned<Route>>,
@@ -370,6 +407,7 @@ impl Config {
             }
         }
         let synapse = std::mem::take(&mut config.settings.synapse);
+        let languages = std::mem::take(&mut config.settings.cards.languages);
         // Every part was read before, alone.
         config.settings = config
             .merged
@@ -377,6 +415,7 @@ impl Config {
             .try_into()
             .map_err(|error: toml::de::Error| Problem::usage(one_line(error.message())))?;
         config.settings.synapse = synapse;
+        config.settings.cards.languages = languages;
         config.consistent()?;
         Ok(config)
     }
@@ -421,7 +460,7 @@ impl Config {
 
     /// What no layer can know alone.
     fn consistent(&self) -> Result<(), Problem> {
-        let Settings { key, axon, call, log, .. } = &self.settings;
+        let Settings { key, axon, cards, call, log, .. } = &self.settings;
         if key.uri.is_some() && key.wallet.is_some() {
             return Err(Problem::usage("both `key.uri` and `key.wallet` are set")
                 .hint("a key is either a URI or a wallet's hotkey"));
@@ -454,6 +493,11 @@ impl Config {
         let spans = [
             ("axon.timeout", axon.timeout),
             ("axon.stall_timeout", axon.stall_timeout),
+            ("cards.session", cards.session),
+            ("cards.max_wall", cards.max_wall),
+            ("cards.max_cpu", cards.max_cpu),
+            ("cards.keep_runs", cards.keep_runs),
+            ("cards.stall_timeout", cards.stall_timeout),
             ("call.timeout", call.timeout),
         ];
         if let Some((key, _)) = spans.iter().find(|(_, span)| span.duration().is_zero()) {
@@ -462,6 +506,16 @@ impl Config {
         let numbers = [
             ("axon.max_connections", axon.max_connections),
             ("axon.max_running", axon.max_running),
+            ("cards.max_processes", cards.max_processes),
+            ("cards.max_open_files", cards.max_open_files),
+            ("cards.max_queued", cards.max_queued),
+            ("cards.max_queued_per_user", cards.max_queued_per_user),
+            ("cards.max_users", cards.max_users),
+            ("cards.max_books_per_user", cards.max_books_per_user),
+            ("cards.max_cards_per_book", cards.max_cards_per_book),
+            ("cards.logins_per_minute", cards.logins_per_minute),
+            ("cards.requests_per_minute", cards.requests_per_minute),
+            ("cards.max_connections", cards.max_connections),
         ];
         if let Some((key, _)) = numbers.iter().find(|(_, number)| *number == 0) {
             return Err(self.blame(key, "must not be zero"));
@@ -555,6 +609,10 @@ impl Config {
                 origin => out.push_str(&format!("{line:<40} # {origin}\n")),
             }
         }
+        for (name, language) in &self.settings.cards.languages {
+            let language = toml::to_string(language).map_err(Problem::failed)?;
+            out.push_str(&format!("\n[cards.languages.{name}]\n{language}"));
+        }
         for route in &self.settings.synapse {
             let route = toml::to_string(route.get_ref()).map_err(Problem::failed)?;
             out.push_str(&format!("\n[[synapse]]\n{route}"));
@@ -591,7 +649,7 @@ fn key_of(name: &str) -> Result<Option<&'static str>, Problem> {
     if let Some((key, _)) = known().find(|(_, variable)| variable == name) {
         return Ok(Some(key));
     }
-    let sections = ["SCHWANN_KEY_", "SCHWANN_AXON_", "SCHWANN_CALL_"];
+    let sections = ["SCHWANN_KEY_", "SCHWANN_AXON_", "SCHWANN_CARDS_", "SCHWANN_CALL_"];
     let rest = name.trim_start_matches("SCHWANN_").to_ascii_lowercase();
     let leaf = |key: &str| key.rsplit('.').next() == Some(rest.as_str());
     let of_section = sections.iter().any(|section| name.starts_with(section));

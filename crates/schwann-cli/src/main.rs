@@ -3,6 +3,7 @@
 mod args;
 mod axon;
 mod call;
+mod cards;
 mod config;
 mod doctor;
 mod key;
@@ -44,6 +45,7 @@ fn run(cli: Cli) -> Result<(), Problem> {
     match cli.command {
         Command::Up(_) => block_on(up::run(&config, cli.json)),
         Command::Axon(_) => block_on(axon::run(&config, cli.json)),
+        Command::Cards(_) => block_on(cards::run(&config, cli.json)),
         Command::Call(args) => block_on(call::run(args, &config, cli.json)),
         Command::Doctor(args) => block_on(doctor::run(args, &config, cli.json)),
         Command::Key { command, .. } => key::run(command, &config, cli.json),
@@ -84,7 +86,7 @@ fn block_on(work: impl Future<Output = Result<(), Problem>>) -> Result<(), Probl
 
 fn log(config: &Config, command: &Command) -> Result<(), Problem> {
     let quiet = match command {
-        Command::Up(_) | Command::Axon(_) => "info",
+        Command::Up(_) | Command::Axon(_) | Command::Cards(_) => "info",
         _ => "warn",
     };
     let filter = EnvFilter::try_new(config.settings.log.as_deref().unwrap_or(quiet));

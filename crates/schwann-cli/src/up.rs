@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::{
     axon::Serving,
+    cards,
     config::Config,
     key,
     problem::{Problem, chain, print_line, say},
@@ -36,6 +37,7 @@ pub(crate) async fn run(config: &Config, json: bool) -> Result<(), Problem> {
         }
     };
     let serving = Serving::begin(config, signer, servers).await?;
+    let cards = cards::Serving::begin(config, "--cards").await?;
     if !lasting {
         say("note: no key is set, so this axon has a throw-away one until it stops");
     }
@@ -56,8 +58,10 @@ pub(crate) async fn run(config: &Config, json: bool) -> Result<(), Problem> {
             "port": serving.address.port(),
             "hotkey": hotkey,
             "commands": commands,
+            "cards": cards.ready(),
         }))?;
     } else {
+        print_line(format!("{}\n", cards.welcome()))?;
         print_line(format!("listening on {url}\nhotkey: {hotkey}\n\ntry:\n"))?;
         for command in &commands {
             print_line(format!("  {command}"))?;
@@ -65,7 +69,8 @@ pub(crate) async fn run(config: &Config, json: bool) -> Result<(), Problem> {
         print_line("")?;
         say("Ctrl-C stops it");
     }
-    serving.until_stopped().await
+    let (axon, cards) = tokio::join!(serving.until_stopped(), cards.until_stopped());
+    axon.and(cards)
 }
 
 fn samples(config: &Config) -> Result<Vec<(Route, Server)>, Problem> {
