@@ -574,15 +574,31 @@ pub fn parse_signature_hex(text: &str) -> Result<[u8; 64], SignatureError> {
     let digits =
         text.strip_prefix("0x").ok_or(SignatureError::NotHexText)?.trim_start_matches("0x");
     let mut signature = [0; 64];
-    match hex::decode_to_slice(digits, &mut signature) {
-        Ok(()) => Ok(signature),
-        Err(hex::FromHexError::InvalidStringLength) => {
-            // Of the wrong length; but a bad digit would be named first.
-            Err(hex::decode(digits).err().map_or(SignatureError::Length, SignatureError::Hex))
-        }
-        Err(why) => Err(SignatureError::Hex(why)),
+    let mut wrong = digits.len() != 2 * signature.len();
+    for (byte, [high, low]) in signature.iter_mut().zip(digits.as_bytes().as_chunks().0) {
+        let (high, low) = (DIGITS[usize::from(*high)], DIGITS[usize::from(*low)]);
+        wrong |= (high | low) > 0xf;
+        *byte = high << 4 | low & 0xf;
     }
+    if wrong {
+        // Of the wrong length, or a bad digit, which would be named first.
+        let named = hex::decode(digits).err();
+        return Err(named.map_or(SignatureError::Length, SignatureError::Hex));
+    }
+    Ok(signature)
 }
+
+/// What a byte means as a hexadecimal digit; 0xff if it is none.
+static DIGITS: [u8; 256] = {
+    let mut digits = [0xff; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        digits[b"0123456789abcdef"[digit] as usize] = digit as u8;
+        digits[b"0123456789ABCDEF"[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    digits
+};
 
 /// Writes a signature as the wire wants it: `0x` and 128 lower-case digits.
 pub fn signature_hex(signature: &[u8; 64]) -> String {
@@ -670,7 +686,7 @@ impl KeyCache {
         }
     }
 
-    /// How many keys that are served often may have a table of 220 KB, with which to verify costs half: 64 unless told
+    /// How many keys that are served often may have a table of 380 KB, with which to verify costs half: 64 unless told
     /// otherwise.
     #[must_use]
     pub fn tables(mut self, limit: usize) -> KeyCache {

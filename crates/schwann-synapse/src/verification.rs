@@ -2,13 +2,13 @@
 //!
 //! A signature `(R, s)` of a key `A` is good if `sB - kA` is written as `R`, where `k` is hashed from message, key and
 //! `R`. Almost all of its cost are the doublings on the way to these two products. A key's [`Table`] holds its multiples
-//! at every place of `k`, so that nothing is left to double: the sum is of 75 points that lie ready. It is the same sum,
+//! at every place of `k`, so that nothing is left to double: the sum is of 69 points that lie ready. It is the same sum,
 //! in a group of prime order, written down by the same function. So what is accepted does not depend on whether there is
 //! a table, and a signature that is forged costs no more than a good one.
 //!
-//! A table is some 220 KB, and as dear as eight verifications. So a key gets one when it was *served* [`OFTEN`] times:
+//! A table is some 380 KB, and as dear as ten verifications. So a key gets one when it was *served* [`OFTEN`] times:
 //! what proves nothing, is refused or replayed does not count. And there are at most [`Tables::LIMIT`], taken from who
-//! was not served lately, so that a crowd of keys costs at most a quarter more than without tables.
+//! was not served lately, so that a crowd of keys costs at most a fifth more than without tables.
 
 use std::sync::{
     Arc, LazyLock, Mutex, PoisonError, RwLock, TryLockError,
@@ -27,11 +27,11 @@ use schnorrkel::context::{SigningContext, SigningTranscript};
 pub(crate) static SUBSTRATE: LazyLock<SigningContext> =
     LazyLock::new(|| SigningContext::new(b"substrate"));
 
-/// How often a key is served before a table is made for it: some four times what that costs.
-pub(crate) const OFTEN: u32 = 32;
+/// How often a key is served before a table is made for it: some six times what that costs.
+pub(crate) const OFTEN: u32 = 64;
 
 /// Bits of a place of a key's table, and of the base point's. Larger tables need fewer additions and more memory.
-const KEY_WIDTH: usize = 6;
+const KEY_WIDTH: usize = 7;
 const BASE_WIDTH: usize = 8;
 
 /// The multiples of the base point, which all keys share: 640 KB, made when the first key gets a table.
@@ -169,7 +169,7 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    /// How many there are at most unless told otherwise: as many as a subnet has validators, some 14 MB.
+    /// How many there are at most unless told otherwise: as many as a subnet has validators, some 24 MB.
     pub(crate) const LIMIT: usize = 64;
 
     pub(crate) fn new(limit: usize) -> Self {

@@ -39,7 +39,7 @@ pub struct Server {
     pub max_request_bytes: u64,
     /// Largest request head accepted, in bytes. Over it: 431. Default: 32 KiB.
     pub max_head_bytes: usize,
-    /// Most header lines accepted. Over it: 431. Default: 128.
+    /// Most header lines accepted. Over it: 431. Default: 100, the most that need no memory of their own.
     pub max_headers: usize,
     /// Longest wait for a complete request head, from the connection's start or
     /// the end of the answer before; so it also ends idle connections.
@@ -68,7 +68,7 @@ impl Default for Server {
         Self {
             max_request_bytes: 64 * 1024 * 1024,
             max_head_bytes: 32 * 1024,
-            max_headers: 128,
+            max_headers: 100,
             head_timeout: Duration::from_secs(15),
             stall_timeout: Duration::from_secs(60),
             linger_timeout: Duration::from_secs(1),
