@@ -56,6 +56,12 @@ pub(crate) fn find(program: &str, folder: &Path, path: &OsString) -> io::Result<
     Err(reason)
 }
 
+/// The absolute path of a program of the system's.
+pub(crate) fn find_program(name: &str) -> io::Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_else(|| USUAL_PATH.into());
+    find(name, Path::new("/"), &path)
+}
+
 fn executable(path: &Path) -> io::Result<()> {
     let found = path.metadata()?;
     if !found.is_file() {

@@ -53,6 +53,8 @@ pub(crate) struct Launch {
     pub(crate) limits: Vec<(Resource, u64)>,
     /// Open `cgroup.procs` files that it writes itself into.
     pub(crate) join: Vec<OwnedFd>,
+    /// Folders behind one that only root may enter, made reachable for it.
+    pub(crate) exposed: Exposed,
     /// Restrictions that it puts on itself at last.
     pub(crate) confinement: Confinement,
 }
@@ -66,9 +68,18 @@ pub(crate) struct Confinement {
     pub(crate) filters: Vec<BpfProgram>,
 }
 
+/// Folders and files that are mounted elsewhere for a program that is not root
+/// any more. Nobody but it sees these mounts.
+#[derive(Debug, Default)]
+pub(crate) struct Exposed {
+    /// A folder that an empty one is mounted over.
+    pub(crate) stage: Option<CString>,
+    /// What is mounted below it, where, and whether it is a folder.
+    pub(crate) mounts: Vec<(CString, CString, bool)>,
+}
+
 /// A limit of setrlimit(2).
 #[derive(Clone, Copy, Debug)]
-#[expect(dead_code, reason = "for sandboxes")]
 pub(crate) enum Resource {
     Core,
     Cpu,
@@ -104,6 +115,7 @@ pub(crate) enum Step {
     Streams,
     Descriptors,
     Cgroup,
+    Runtime,
     Limits,
     Identity,
     Lifeline,
@@ -121,6 +133,7 @@ impl fmt::Display for Step {
             Self::Streams => "its streams cannot be set up",
             Self::Descriptors => "this process's descriptors cannot be kept from it",
             Self::Cgroup => "it cannot join its cgroup",
+            Self::Runtime => "the folders of its runtime cannot be mounted for it",
             Self::Limits => "its resource limits cannot be set",
             Self::Identity => "it cannot become another user",
             Self::Lifeline => "its life cannot be bound to this process",
@@ -292,6 +305,8 @@ struct Plan {
     identity: Option<u32>,
     limits: *const [(Resource, u64)],
     join: *const [c_int],
+    stage: *const c_char,
+    mounts: *const [(CString, CString, bool)],
     ruleset: c_int,
     filters: *const [FilterProgram],
     parent: libc::pid_t,
@@ -340,6 +355,8 @@ fn start(launch: &Launch) -> Result<Child, LaunchError> {
         identity: launch.identity,
         limits: &raw const *launch.limits,
         join: &raw const *join,
+        stage: launch.exposed.stage.as_ref().map_or(ptr::null(), |stage| stage.as_ptr()),
+        mounts: &raw const *launch.exposed.mounts,
         ruleset: launch.confinement.ruleset.as_ref().map_or(-1, AsRawFd::as_raw_fd),
         filters: &raw const *filters,
         parent: std::process::id() as libc::pid_t,
@@ -429,6 +446,9 @@ fn become_program(plan: &Plan) -> Result<std::convert::Infallible, Step> {
             // "0" is whoever writes it (cgroups(7)).
             done(libc::write(*fd, c"0".as_ptr().cast(), 1) as i64, Step::Cgroup)?;
         }
+        if !plan.stage.is_null() {
+            expose(plan)?;
+        }
         let closed =
             libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
         done(closed, Step::Descriptors)?;
@@ -484,4 +504,34 @@ fn become_program(plan: &Plan) -> Result<std::convert::Infallible, Step> {
         libc::execve(plan.program, plan.arguments, plan.environment);
     }
     Err(Step::Exec)
+}
+
+/// Mounts folders where another user can reach them, for this process alone.
+///
+/// # Safety
+///
+/// As in `become_program`, which calls it.
+unsafe fn expose(plan: &Plan) -> Result<(), Step> {
+    let none = ptr::null::<c_char>();
+    // SAFETY: the strings live in the parent, which waits.
+    unsafe {
+        done(libc::unshare(libc::CLONE_NEWNS), Step::Runtime)?;
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        done(libc::mount(none, c"/".as_ptr(), none, private, ptr::null()), Step::Runtime)?;
+        let plain = libc::MS_NOSUID | libc::MS_NODEV;
+        let (kind, options) = (c"tmpfs".as_ptr(), c"mode=755,size=64k".as_ptr().cast());
+        done(libc::mount(kind, plan.stage, kind, plain, options), Step::Runtime)?;
+        for (source, target, is_folder) in &*plan.mounts {
+            if *is_folder {
+                done(libc::mkdir(target.as_ptr(), 0o755), Step::Runtime)?;
+            } else {
+                let flags = libc::O_CREAT | libc::O_WRONLY | libc::O_CLOEXEC;
+                done(libc::open(target.as_ptr(), flags, 0o644), Step::Runtime)?;
+            }
+            let bind = libc::MS_BIND | libc::MS_REC;
+            let mounted = libc::mount(source.as_ptr(), target.as_ptr(), none, bind, ptr::null());
+            done(mounted, Step::Runtime)?;
+        }
+    }
+    Ok(())
 }

@@ -11,8 +11,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Limits, Sandbox, Session, environment,
-    launch::{Confinement, Launch, LaunchError, launch},
+    Limits, Sandbox, Sandboxes, Session, environment,
+    launch::{Confinement, Exposed, Launch, LaunchError, launch},
     session::Started,
     terminal::{self, Ends},
     tree::Tree,
@@ -166,17 +166,21 @@ impl Program {
     /// If the future is dropped, the program is killed as soon as it was
     /// started.
     pub async fn start(spec: ProgramSpec) -> Result<Session, StartError> {
+        let asked = spec.sandbox;
+        if asked == Sandbox::None {
+            return start_plain(&spec).await;
+        }
         check(&spec)?;
-        let ends = terminal::open(spec.terminal);
-        let ends = ends.map_err(|e| StartError::system(&spec, "it gets no streams", e))?;
-        let (ours, theirs) = ends;
-        let tree = match spec.sandbox {
-            Sandbox::None => plain(&spec, theirs).await?,
-            other => {
-                return Err(StartError::Sandbox { sandbox: other, missing: String::new() });
-            }
+        let missing = |missing| StartError::Sandbox { sandbox: asked, missing };
+        let report = Sandboxes::probe().await;
+        let cgroups = report.cgroups.as_ref().ok().filter(|_| spec.cgroups);
+        let (streams, theirs) = terminal::open(spec.terminal)
+            .map_err(|e| StartError::system(&spec, "it gets no streams", e))?;
+        let tree = match (report.resolve(asked).map_err(missing)?, &report.bubblewrap) {
+            (Sandbox::Bubblewrap, Ok(found)) => found.start(&spec, theirs, cgroups).await?,
+            (other, _) => return Err(missing(format!("it would be `{other}`"))),
         };
-        Ok(Session::new(Started { tree, streams: ours, limits: spec.limits }))
+        Ok(Session::new(Started { tree, streams, limits: spec.limits }))
     }
 }
 
@@ -202,6 +206,15 @@ fn check(spec: &ProgramSpec) -> Result<(), StartError> {
     }
 }
 
+/// Starts a program without a sandbox.
+pub(crate) async fn start_plain(spec: &ProgramSpec) -> Result<Session, StartError> {
+    check(spec)?;
+    let (streams, theirs) = terminal::open(spec.terminal)
+        .map_err(|e| StartError::system(spec, "it gets no streams", e))?;
+    let tree = plain(spec, theirs).await?;
+    Ok(Session::new(Started { tree, streams, limits: spec.limits }))
+}
+
 /// Starts it as a process of this user like any other.
 async fn plain(spec: &ProgramSpec, streams: Ends) -> Result<Tree, StartError> {
     let environment = environment::clean(&[], &spec.environment);
@@ -219,6 +232,7 @@ async fn plain(spec: &ProgramSpec, streams: Ends) -> Result<Tree, StartError> {
         identity: None,
         limits: Vec::new(),
         join: Vec::new(),
+        exposed: Exposed::default(),
         confinement: Confinement::default(),
     });
     let child = started.await.map_err(|error| StartError::launch(spec, error))?;

@@ -16,9 +16,9 @@ use rustix::process::Signal as RawSignal;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant as Due, sleep_until},
+    time::{Instant as Due, sleep_until, timeout},
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::{
     Exit, Limits, Span, TerminalSize,
@@ -518,7 +518,7 @@ async fn follow(
 ) {
     let Watch { mut tree, limits, began } = watch;
     let wall = (began + limits.wall.duration(), Reason::Timeout);
-    let mut check = pin!(sleep_until(Due::now() + tree.pace()));
+    let mut check = pin!(sleep_until(Due::now() + tree.pace(&limits)));
     let mut reason = None;
     loop {
         let asked = *doomed.borrow_and_update();
@@ -537,22 +537,32 @@ async fn follow(
                 break;
             }
             Ok(()) = doomed.changed() => {}
-            Some(signal) = orders.recv() => tree.signal(signal.raw()),
+            () = tree.listen(), if tree.is_starting() => {}
+            Some(signal) = orders.recv(), if !tree.is_starting() => tree.signal(signal.raw()),
             () = &mut check => {
                 reason = tree.breach(&limits);
                 if reason.is_some() {
                     break;
                 }
-                check.as_mut().reset(Due::now() + tree.pace());
+                check.as_mut().reset(Due::now() + tree.pace(&limits));
             }
         }
+    }
+    // A sandbox whose first process is not known yet cannot be killed for sure.
+    let known = async {
+        while tree.is_starting() {
+            tree.listen().await;
+        }
+    };
+    if timeout(Duration::from_secs(1), known).await.is_err() {
+        warn!("a sandbox that is to be killed has not begun within 1 s");
     }
     tree.kill();
     let finished = tree.finish().await;
     let asked = doomed.borrow().map(|(_, why)| why);
     let by_itself = match finished.exit {
-        _ if finished.failed_to_start => Reason::StartFailed,
         _ if finished.out_of_memory => Reason::MemoryLimit,
+        _ if finished.failed_to_start => Reason::StartFailed,
         Exit::Signal(libc::SIGXCPU) => Reason::CpuLimit,
         Exit::Code(0) => Reason::Exit,
         _ if finished.out_of_processes => Reason::ProcessLimit,

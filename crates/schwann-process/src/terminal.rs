@@ -39,7 +39,7 @@ pub(crate) struct Streams {
 pub(crate) struct Stream(AsyncFd<OwnedFd>);
 
 impl Stream {
-    fn new(fd: OwnedFd) -> io::Result<Arc<Self>> {
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Arc<Self>> {
         fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
         Ok(Arc::new(Self(watch_fd(fd)?)))
     }

@@ -3,18 +3,27 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
     time::Duration,
 };
 
-use rustix::process::Signal;
-use tokio::io::unix::AsyncFd;
+use rustix::{
+    fs::statvfs,
+    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal},
+};
+use tokio::{io::unix::AsyncFd, time::timeout};
 use tracing::warn;
 
 use crate::{
     Exit, Limits, Reason,
+    bubblewrap::WORK,
+    cgroup::Cgroup,
+    identity::Identity,
     launch::Child,
     supervisor::watch_fd,
+    terminal::Stream,
     watchdog::{self, Usage},
 };
 
@@ -22,11 +31,36 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Tree {
     child: Child,
-    exited: AsyncFd<OwnedFd>,
+    exited: Arc<AsyncFd<OwnedFd>>,
     /// The folder whose size nobody but us holds to a limit.
     folder: Option<PathBuf>,
     /// What was seen last.
     seen: Usage,
+    jail: Option<Jail>,
+    /// Dropped after the processes: the cgroup is empty then, and the user
+    /// is nobody's.
+    cgroup: Option<Cgroup>,
+    _identity: Option<Identity>,
+}
+
+/// What is particular to a bubblewrap.
+#[derive(Debug)]
+pub(crate) struct Jail {
+    /// What it says of its state, as JSON.
+    status: Arc<Stream>,
+    said: Vec<u8>,
+    /// It says no more.
+    silent: bool,
+    /// The sandbox's process 1. With it everybody inside dies.
+    init: Option<Init>,
+    cgroup: Option<Cgroup>,
+    identity: Option<Identity>,
+}
+
+#[derive(Debug)]
+struct Init {
+    pid: Pid,
+    pidfd: OwnedFd,
 }
 
 /// How it went, once nobody is left.
@@ -43,61 +77,235 @@ pub(crate) struct Finished {
     pub(crate) out_of_processes: bool,
 }
 
+/// Longest wait for a sandbox to begin, or to be gone after it was killed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Jail {
+    pub(crate) fn new(
+        status: Arc<Stream>,
+        cgroup: Option<Cgroup>,
+        identity: Option<Identity>,
+    ) -> Self {
+        Self { status, said: Vec::new(), silent: false, init: None, cgroup, identity }
+    }
+
+    /// The number after a name in what it said.
+    fn said(&self, name: &str) -> Option<i32> {
+        let text = std::str::from_utf8(&self.said).ok()?;
+        let (_, rest) = text.split_once(&format!("\"{name}\":"))?;
+        let rest = rest.trim_start();
+        let end = rest.find(|c: char| !c.is_ascii_digit())?;
+        rest[..end].parse().ok()
+    }
+
+    /// Takes note of its process 1, once it was named. It comes in several
+    /// writes.
+    fn look(&mut self) {
+        if self.init.is_none()
+            && let Some(pid) = self.said("child-pid").and_then(Pid::from_raw)
+        {
+            match pidfd_open(pid, PidfdFlags::NONBLOCK) {
+                Ok(pidfd) => self.init = Some(Init { pid, pidfd }),
+                // It has ended already.
+                Err(_) => self.silent = true,
+            }
+        }
+    }
+}
+
 impl Tree {
     /// A program without a sandbox, and the folder it writes to.
     pub(crate) fn plain(child: Child, folder: PathBuf) -> io::Result<Self> {
-        let exited = watch_fd(child.as_fd().try_clone_to_owned()?)?;
-        Ok(Self { child, exited, folder: Some(folder), seen: Usage::default() })
+        let exited = Arc::new(watch_fd(child.as_fd().try_clone_to_owned()?)?);
+        Ok(Self {
+            child,
+            exited,
+            folder: Some(folder),
+            seen: Usage::default(),
+            jail: None,
+            cgroup: None,
+            _identity: None,
+        })
+    }
+
+    /// A program in a sandbox of its own.
+    pub(crate) fn jailed(child: Child, mut jail: Jail) -> io::Result<Self> {
+        let exited = Arc::new(watch_fd(child.as_fd().try_clone_to_owned()?)?);
+        let (cgroup, identity) = (jail.cgroup.take(), jail.identity.take());
+        Ok(Self {
+            child,
+            exited,
+            folder: None,
+            seen: Usage::default(),
+            jail: Some(jail),
+            cgroup,
+            _identity: identity,
+        })
+    }
+
+    /// Whether the sandbox has not said yet that it begins.
+    pub(crate) fn is_starting(&self) -> bool {
+        self.jail.as_ref().is_some_and(|jail| jail.init.is_none() && !jail.silent)
+    }
+
+    /// Listens to what the sandbox says of its beginning. Cancel-safe.
+    pub(crate) async fn listen(&mut self) {
+        let Some(jail) = &mut self.jail else { return };
+        jail.said.reserve(1024);
+        match jail.status.read(&mut jail.said).await {
+            Ok(1..) => jail.look(),
+            Ok(0) | Err(_) => jail.silent = true,
+        }
     }
 
     /// Resolves when the program has ended. Cancel-safe.
-    pub(crate) async fn exited(&self) {
-        if let Err(error) = self.exited.readable().await {
-            warn!(%error, "cannot wait for a program's end");
+    pub(crate) fn exited(&self) -> impl Future<Output = ()> + use<> {
+        let exited = Arc::clone(&self.exited);
+        async move {
+            if let Err(error) = exited.readable().await {
+                warn!(%error, "cannot wait for a program's end");
+            }
         }
     }
 
     /// Kills all of it, at once.
     pub(crate) fn kill(&self) {
+        if let Some(Init { pidfd, .. }) = self.init() {
+            // ESRCH if it has ended.
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
+        if let Some(cgroup) = &self.cgroup {
+            cgroup.kill();
+        }
         self.child.kill();
     }
 
+    fn init(&self) -> Option<&Init> {
+        self.jail.as_ref()?.init.as_ref()
+    }
+
+    /// Sends a signal to the program and its process group.
     pub(crate) fn signal(&self, signal: Signal) {
-        self.child.signal_group(signal);
+        match (&self.jail, self.init()) {
+            (None, _) => self.child.signal_group(signal),
+            // Bubblewrap itself would die of it and pass nothing on. Inside,
+            // process 1 leads the session that the program is in; signals of
+            // this kind do not reach a process 1 that has no handler.
+            (Some(_), Some(Init { pid, pidfd })) => {
+                if pidfd_send_signal(pidfd, Signal::CONT).is_ok() {
+                    let _ = kill_process_group(*pid, signal);
+                }
+            }
+            (Some(_), None) => {}
+        }
     }
 
     /// How long until it is looked at again.
-    pub(crate) fn pace(&self) -> Duration {
-        Duration::from_millis(50)
+    pub(crate) fn pace(&self, limits: &Limits) -> Duration {
+        if self.cgroup.is_none() {
+            return Duration::from_millis(50);
+        }
+        // The kernel holds the memory. Time on processors is left for so long
+        // at the earliest.
+        let cores = thread::available_parallelism().map_or(1, usize::from) as u32;
+        let left = limits.cpu.duration().saturating_sub(self.seen.cpu) / cores;
+        left.clamp(Duration::from_millis(10), Duration::from_millis(250))
     }
 
     /// The first limit that it exceeds now.
     pub(crate) fn breach(&mut self, limits: &Limits) -> Option<Reason> {
-        self.seen = watchdog::usage(self.child.pid());
-        if self.seen.memory > limits.memory.bytes() {
-            return Some(Reason::MemoryLimit);
+        if let Some(cgroup) = &self.cgroup
+            && let Some(cpu) = cgroup.cpu()
+        {
+            self.seen.cpu = cpu;
+            if cgroup.out_of_memory() {
+                return Some(Reason::MemoryLimit);
+            }
+        } else {
+            self.seen = watchdog::usage(self.child.pid());
+            // Two of them are bubblewrap's own.
+            let own = if self.jail.is_some() { 2 } else { 0 };
+            if self.seen.processes.saturating_sub(own) > limits.processes {
+                return Some(Reason::ProcessLimit);
+            }
+            let most = limits.memory.bytes();
+            if self.cgroup.is_none() && self.seen.memory > most {
+                // What forked processes share was counted for each of them.
+                let memory = watchdog::exact_memory(self.child.pid());
+                if memory.unwrap_or(self.seen.memory) > most {
+                    return Some(Reason::MemoryLimit);
+                }
+            }
         }
         if self.seen.cpu > limits.cpu.duration() {
             return Some(Reason::CpuLimit);
         }
-        if self.seen.processes > limits.processes {
-            return Some(Reason::ProcessLimit);
-        }
-        let folder = self.folder.as_deref()?;
-        watchdog::is_larger(folder, limits.folder.bytes()).then_some(Reason::FolderLimit)
+        let too_large = match (&self.folder, self.init()) {
+            (Some(folder), _) => watchdog::is_larger(folder, limits.folder.bytes()),
+            // Its size is the file system's own limit. Its files are not, and
+            // they take the kernel's memory.
+            (None, Some(Init { pid, .. })) => {
+                let inside = format!("/proc/{}/root{WORK}", pid.as_raw_nonzero());
+                too_many_files(Path::new(&inside))
+            }
+            (None, None) => false,
+        };
+        too_large.then_some(Reason::FolderLimit)
     }
 
     /// Waits until nobody is left, having been killed.
     pub(crate) async fn finish(mut self) -> Finished {
         self.exited().await;
+        let mut failed_to_start = false;
+        let mut exit = None;
+        if let Some(jail) = &mut self.jail {
+            jail.said.reserve(1024);
+            while let Ok(Some(1..)) = jail.status.read_now(&mut jail.said) {
+                jail.said.reserve(1024);
+            }
+            jail.look();
+            // Only a program that began has one.
+            exit = jail.said("exit-code");
+            failed_to_start = exit.is_none();
+            if let Some(Init { pidfd, .. }) = jail.init.take() {
+                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+                gone(pidfd).await;
+            }
+        }
         let reaped = self.child.reap();
+        let cgroup = self.cgroup.as_ref();
         Finished {
-            exit: reaped.exit,
-            cpu: reaped.cpu.max(self.seen.cpu),
-            max_rss: reaped.max_rss,
-            failed_to_start: false,
-            out_of_memory: false,
-            out_of_processes: false,
+            // A shell's convention, which bubblewrap follows.
+            exit: match (exit, reaped.exit) {
+                (Some(code @ 129..=192), _) => Exit::Signal(code - 128),
+                (Some(code), _) => Exit::Code(code),
+                (None, exit) => exit,
+            },
+            cpu: cgroup.and_then(Cgroup::cpu).unwrap_or(reaped.cpu.max(self.seen.cpu)),
+            max_rss: cgroup.and_then(Cgroup::peak).unwrap_or(reaped.max_rss),
+            failed_to_start,
+            out_of_memory: cgroup.is_some_and(Cgroup::out_of_memory),
+            out_of_processes: cgroup.is_some_and(Cgroup::out_of_processes),
         }
     }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Waits until a process, and so everybody in its namespace, is gone.
+async fn gone(pidfd: OwnedFd) {
+    let Ok(watched) = watch_fd(pidfd) else { return };
+    if timeout(PATIENCE, watched.readable()).await.is_err() {
+        warn!("a sandbox is still there 5 s after it was killed");
+    }
+}
+
+fn too_many_files(folder: &Path) -> bool {
+    // Not there before the sandbox is, nor after.
+    statvfs(folder)
+        .is_ok_and(|all| all.f_files.saturating_sub(all.f_ffree) > watchdog::MOST_ENTRIES as u64)
 }

@@ -1,0 +1,344 @@
+//! Mistakes that are easy to make around a sandbox, each of which was a hole.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use schwann_process::{
+    Program, ProgramSpec, Reason, Sandbox, Sandboxes, Signal, Span, TerminalSize,
+};
+
+use crate::{Done, PATIENCE, number, places, soon, start};
+
+/// Whether a process with this word on its command line is left.
+fn is_left(word: &str) -> bool {
+    let mut all = std::fs::read_dir("/proc").unwrap().flatten();
+    all.any(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(word)
+    })
+}
+
+#[tokio::test]
+async fn nobody_in_a_sandbox_is_root_outside_of_it() {
+    for place in places().await {
+        let word = format!("who-am-i-{}-{}", std::process::id(), place.cgroups);
+        let script = format!(
+            "print('ready', flush=True)\nos.execvp('sh', ['sh', '-c', 'sleep 60', '{word}'])"
+        );
+        let mut run = start(place, &script, |_| {}).await;
+        run.reached("ready").await;
+        let began = Instant::now();
+        let status = loop {
+            let found = std::fs::read_dir("/proc").unwrap().flatten().find(|entry| {
+                let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                line.starts_with(b"sh\0") && String::from_utf8_lossy(&line).contains(&word)
+            });
+            if let Some(found) = found {
+                break std::fs::read_to_string(found.path().join("status")).unwrap();
+            }
+            assert!(began.elapsed() < PATIENCE, "it is not there");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        let line = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().to_owned()
+        };
+        let ids: Vec<_> = line("Uid:").split_whitespace().map(str::to_owned).collect();
+        assert!(ids.iter().all(|id| id != "0"), "{place:?}: {ids:?}");
+        assert!(line("Gid:").split_whitespace().all(|id| id != "0"), "{place:?}");
+        assert_eq!(line("CapEff:"), "0000000000000000", "{place:?}");
+        assert_eq!(line("NoNewPrivs:"), "1", "{place:?}");
+        assert_eq!(line("Seccomp:"), "2", "{place:?}");
+        run.session.control().cancel(Span::from_millis(0));
+        run.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn process_1_of_a_sandbox_has_an_empty_environment() {
+    for place in places().await.into_iter().filter(|place| place.sandbox == Sandbox::Bubblewrap) {
+        let script = "print('environ', len(open('/proc/1/environ', 'rb').read()))\n\
+                      print('line', open('/proc/1/cmdline').read().split(chr(0)))";
+        let Done { output, .. } = start(place, script, |_| {}).await.finish().await;
+        assert_eq!(number(&output, "environ"), 0, "{output}");
+        // Nor do its arguments tell of the host's folders.
+        assert!(!output.contains("bind") && !output.contains("/tmp/."), "{output}");
+    }
+}
+
+#[tokio::test]
+async fn the_environment_is_one_of_its_own() {
+    for place in places().await {
+        let script = "print(sorted(os.environ))";
+        let Done { output, .. } = start(place, script, |spec| {
+            spec.environment.insert("MINE".into(), "yes".into());
+        })
+        .await
+        .finish()
+        .await;
+        assert!(output.contains("'MINE'") && output.contains("'HOME'"), "{place:?}: {output}");
+        assert!(!output.contains("CARGO") && !output.contains("RUST"), "{place:?}: {output}");
+    }
+}
+
+#[tokio::test]
+async fn a_descriptor_that_somebody_left_open_does_not_get_in() {
+    // As a library might: without close-on-exec.
+    let open = std::fs::File::open("/etc/passwd").unwrap();
+    let leaked = rustix::io::dup(&open).unwrap();
+    rustix::io::fcntl_setfd(&leaked, rustix::io::FdFlags::empty()).unwrap();
+    for place in places().await {
+        let script =
+            "print('open', len(os.listdir('/proc/self/fd')))\nprint(os.listdir('/proc/self/fd'))";
+        // Three, and the folder that is being listed.
+        let script = if place.sandbox == Sandbox::Landlock {
+            "n = 0\nfor fd in range(1000):\n    try: os.fstat(fd); n += 1\n    except OSError: pass\nprint('open', n + 1)"
+        } else {
+            script
+        };
+        let Done { output, .. } = start(place, script, |_| {}).await.finish().await;
+        assert_eq!(number(&output, "open"), 4, "{place:?}: {output}");
+    }
+}
+
+#[tokio::test]
+async fn five_runs_have_their_processes_each_for_itself() {
+    let script = "\
+import time
+count = 0
+for n in range(30):
+    try:
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+        count += 1
+    except OSError as error:
+        print(error)
+print('count', count, flush=True)
+sys.stdin.read(1)";
+    for place in places().await {
+        let mut runs = Vec::new();
+        for _ in 0..5 {
+            runs.push(start(place, script, |_| {}).await);
+        }
+        // All at once: each has its 30 while the others have theirs.
+        for run in &mut runs {
+            run.reached("count 30").await;
+        }
+        for run in runs {
+            run.session.control().cancel(Span::from_millis(0));
+            run.finish().await;
+        }
+    }
+}
+
+#[test]
+fn a_program_outlives_the_thread_that_asked_for_it() {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    for place in runtime.block_on(places()) {
+        let handle = runtime.handle().clone();
+        let asked = std::thread::spawn(move || {
+            handle.block_on(async {
+                let script = "print('ready', flush=True)\nsys.stdin.read(1)\nprint('still here')";
+                start(place, script, |_| {}).await
+            })
+        });
+        // The thread is gone after this.
+        let mut run = asked.join().unwrap();
+        runtime.block_on(async {
+            run.reached("ready").await;
+            soon(run.session.input().write("x")).await.unwrap();
+            let Done { output, ending } = run.finish().await;
+            assert!(output.contains("still here"), "{place:?}: {ending:?}");
+        });
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_takes_its_programs_along() {
+    for place in places().await {
+        let word = format!("outlives-{}-{:?}-{}", std::process::id(), place.sandbox, place.cgroups);
+        let mut server = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "traps::in_a_process_to_be_killed", "--nocapture"])
+            .env("OUTLIVES", &word)
+            .env("OUTLIVES_IN", format!("{:?} {}", place.sandbox, place.cgroups))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let mut lines =
+            std::io::BufRead::lines(std::io::BufReader::new(server.stdout.take().unwrap()));
+        let ready = lines.find(|line| line.as_ref().unwrap().contains("all are ready"));
+        assert!(ready.is_some(), "it did not begin");
+        assert!(is_left(&format!("{word}-child")), "nothing runs");
+        server.kill().unwrap();
+        server.wait().unwrap();
+        let began = Instant::now();
+        while is_left(&format!("{word}-child")) {
+            assert!(began.elapsed() < Duration::from_secs(2), "{place:?}: still there");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn in_a_process_to_be_killed() {
+    let (Ok(word), Ok(wanted)) = (std::env::var("OUTLIVES"), std::env::var("OUTLIVES_IN")) else {
+        return;
+    };
+    let mut all = places().await.into_iter();
+    let place = all.find(|place| format!("{:?} {}", place.sandbox, place.cgroups) == wanted);
+    let script = format!(
+        "import subprocess, time\n\
+         stay = ['sh', '-c', 'while :; do sleep 0.1; done', '{word}-child']\n\
+         subprocess.Popen(stay, start_new_session=True)\n\
+         print('ready', flush=True)\ntime.sleep(60)"
+    );
+    let mut runs = Vec::new();
+    for _ in 0..3 {
+        let mut run = start(place.unwrap(), &script, |spec| {
+            spec.limits.wall = Span::from_secs(60);
+        })
+        .await;
+        run.reached("ready").await;
+        runs.push(run);
+    }
+    println!("all are ready");
+    tokio::time::sleep(PATIENCE).await;
+}
+
+#[tokio::test]
+async fn an_interrupt_reaches_the_program_and_its_last_words_arrive() {
+    let script = "\
+import time
+try:
+    print('ready', flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print('last words')
+    sys.exit(5)";
+    for place in places().await {
+        for terminal in [None, Some(TerminalSize::default())] {
+            let mut run = start(place, script, |spec| spec.terminal = terminal).await;
+            run.reached("ready").await;
+            run.session.control().cancel_by(Signal::Interrupt, Span::from_secs(30));
+            let Done { output, ending } = run.finish().await;
+            assert!(output.contains("last words"), "{place:?}: {output} {ending:?}");
+            assert_eq!((ending.reason, ending.code), (Reason::Cancelled, Some(5)), "{place:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_signal_and_an_exit_code_are_told_apart() {
+    for place in places().await {
+        let done = start(place, "os.kill(os.getpid(), 11)", |_| {}).await.finish().await;
+        assert_eq!(
+            (done.ending.reason, done.ending.signal),
+            (Reason::Signal, Some(11)),
+            "{place:?}"
+        );
+        let done = start(place, "sys.exit(3)", |_| {}).await.finish().await;
+        assert_eq!((done.ending.reason, done.ending.code), (Reason::Exit, Some(3)), "{place:?}");
+    }
+}
+
+/// A machine that forbids namespaces, as its bubblewrap tells of it.
+#[tokio::test]
+async fn a_bubblewrap_that_cannot_make_namespaces_is_quoted() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = folder.path().join("bwrap");
+    let script = "#!/bin/sh\n\
+                  case $1 in\n\
+                  --version) echo bubblewrap 0.8.0;;\n\
+                  --help) echo help;;\n\
+                  *) echo 'bwrap: No permissions to create new namespace' >&2; exit 1;;\n\
+                  esac\n";
+    std::fs::write(&fake, script).unwrap();
+    std::fs::set_permissions(&fake, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "refusal::in_a_process_without_bubblewrap", "--nocapture"])
+        .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))
+        .env("EXPECT_NO_BUBBLEWRAP", "1")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("No permissions to create new namespace"), "{text}");
+    assert!(text.contains("docs/sandbox.md"), "{text}");
+}
+
+/// As a Python in a home that only its user may enter.
+#[tokio::test]
+async fn a_runtime_in_a_closed_home_is_there_once_it_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let prefix = home.path().join("versions/1");
+    std::fs::create_dir_all(prefix.join("bin")).unwrap();
+    let program = prefix.join("bin/interpreter");
+    std::fs::write(&program, "#!/bin/sh\necho \"it interprets $1\"\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(home.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    for place in places().await {
+        for named in [false, true] {
+            let work = tempfile::tempdir().unwrap();
+            let command = [program.to_str().unwrap(), "this"];
+            let mut spec = ProgramSpec::new(command, work.path(), place.sandbox);
+            spec.cgroups = place.cgroups;
+            if named {
+                spec.read_only.push(prefix.clone());
+            }
+            let mut session = match soon(Program::start(spec)).await {
+                Ok(session) => session,
+                Err(error) if !named => {
+                    assert!(error.to_string().contains("interpreter"), "{error}");
+                    continue;
+                }
+                Err(error) => panic!("{place:?}: {error}"),
+            };
+            let mut output = String::new();
+            while let Some(piece) = soon(session.output()).await {
+                output.push_str(&String::from_utf8_lossy(&piece.bytes));
+            }
+            let ending = soon(session.end()).await;
+            if named {
+                assert_eq!(output, "it interprets this\n", "{place:?}: {ending:?}");
+            } else {
+                assert_eq!(ending.reason, Reason::StartFailed, "{place:?}: {output} {ending:?}");
+                assert!(output.contains("interpreter"), "{place:?}: {output}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_report_is_one_line() {
+    let text = Sandboxes::probe().await.to_string();
+    assert!(!text.is_empty() && !text.contains('\n'), "{text}");
+}
+
+#[tokio::test]
+async fn what_is_in_the_work_folder_is_there_and_nothing_is_written_back() {
+    for place in places().await {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("below")).unwrap();
+        std::fs::write(folder.path().join("below/data"), "brought").unwrap();
+        let script = "cat below/data; echo changed >below/data; echo new >new; ls";
+        let spec = ProgramSpec::new(["sh", "-c", script], folder.path(), place.sandbox);
+        let mut session = soon(Program::start(spec)).await.unwrap();
+        let mut output = String::new();
+        while let Some(piece) = soon(session.output()).await {
+            output.push_str(&String::from_utf8_lossy(&piece.bytes));
+        }
+        let ending = soon(session.end()).await;
+        assert_eq!(ending.code, Some(0), "{place:?}: {output} {ending:?}");
+        assert_eq!(output, "broughtbelow\nnew\n", "{place:?}");
+        let kept = std::fs::read_to_string(folder.path().join("below/data")).unwrap();
+        assert_eq!(kept, "brought", "{place:?}");
+        assert!(!folder.path().join("new").exists(), "{place:?}");
+    }
+}
