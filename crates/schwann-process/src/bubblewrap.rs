@@ -19,12 +19,13 @@ use std::{
 
 use rustix::{
     fs::{MemfdFlags, Mode, OFlags, fchown, memfd_create, open},
+    param::page_size,
     pipe::{PipeFlags, pipe_with},
     process::{Gid, Uid, geteuid},
 };
 
 use crate::{
-    ProgramSpec, StartError,
+    Limits, ProgramSpec, StartError,
     cgroup::{Cgroup, Cgroups},
     filter::{self, Strictness},
     identity::Identity,
@@ -55,6 +56,13 @@ const SETTINGS: &[&str] = &[
     "/etc/localtime",
     "/etc/mime.types",
 ];
+
+/// The size of a work folder's file system, in bytes: whole pages, and room
+/// for its own folders.
+pub(crate) fn folder_size(limits: &Limits) -> u64 {
+    let page = page_size() as u64;
+    limits.folder.bytes().max(1 << 16).next_multiple_of(page)
+}
 
 /// An installed bubblewrap.
 #[derive(Clone, Debug)]
@@ -183,7 +191,7 @@ impl Bubblewrap {
         // Else `/dev` and `/dev/shm` could be filled until the host is.
         all.add(["--size", &SHARED_MEMORY.to_string(), "--tmpfs", "/dev/shm"]);
         all.add(["--remount-ro", "/dev"]);
-        let size = spec.limits.folder.bytes().max(1 << 16).to_string();
+        let size = folder_size(&spec.limits).to_string();
         all.add(["--perms", "0700", "--size", &size, "--tmpfs", WORK]);
         // One limit for all places that programs write to.
         let scratch = format!("{WORK}/.tmp");

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    fs::statvfs,
+    fs::statfs,
     process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal},
 };
 use tokio::{io::unix::AsyncFd, time::timeout};
@@ -18,7 +18,7 @@ use tracing::warn;
 
 use crate::{
     Exit, Limits, Reason,
-    bubblewrap::WORK,
+    bubblewrap::{self, WORK},
     cgroup::Cgroup,
     identity::Identity,
     launch::Child,
@@ -246,7 +246,7 @@ impl Tree {
             // they take the kernel's memory.
             (None, Some(Init { pid, .. })) => {
                 let inside = format!("/proc/{}/root{WORK}", pid.as_raw_nonzero());
-                too_many_files(Path::new(&inside))
+                too_many_files(Path::new(&inside), bubblewrap::folder_size(limits))
             }
             (None, None) => false,
         };
@@ -304,8 +304,13 @@ async fn gone(pidfd: OwnedFd) {
     }
 }
 
-fn too_many_files(folder: &Path) -> bool {
-    // Not there before the sandbox is, nor after.
-    statvfs(folder)
-        .is_ok_and(|all| all.f_files.saturating_sub(all.f_ffree) > watchdog::MOST_ENTRIES as u64)
+/// Whether there are more files in a file system of this size than may be.
+fn too_many_files(folder: &Path, size: u64) -> bool {
+    // Until the sandbox is made the path leads to whatever the host has there.
+    const TMPFS: i64 = 0x0102_1994;
+    statfs(folder).is_ok_and(|all| {
+        let is_ours = i64::from(all.f_type as u32) == TMPFS
+            && all.f_blocks * all.f_bsize.unsigned_abs() == size;
+        is_ours && all.f_files.saturating_sub(all.f_ffree) > watchdog::MOST_ENTRIES as u64
+    })
 }

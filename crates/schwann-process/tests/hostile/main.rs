@@ -6,6 +6,11 @@
 //! program is refused, and say so.
 
 #![expect(clippy::unwrap_used, reason = "also outside of functions marked as tests")]
+#![expect(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "what was not tested, and lines to wait for"
+)]
 #![expect(clippy::disallowed_methods, reason = "victims are programs that nobody follows")]
 
 mod bombs;
