@@ -641,7 +641,7 @@ fn synapse_headers(reply: &Reply) -> BTreeMap<&str, &str> {
 const MEASURED: [&str; 3] = ["bt_header_axon_process_time", "header_size", "total_size"];
 
 fn compare(case: &Case<'_>, ours: &Reply, file: &Dict) -> Result<(), String> {
-    let long = case.asked.bytes.len() > 32 * 1024 || case.asked.headers.len() > 128;
+    let long = case.asked.bytes.len() > 32 * 1024 || case.asked.headers.len() > 100;
     let different = DIFFERENT.iter().find(|difference| (difference.applies)(case));
     // What is no HTTP to the reference's server is refused by ours in its own words.
     let no_http = case
