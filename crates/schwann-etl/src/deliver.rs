@@ -321,7 +321,9 @@ async fn put(
             let failure = Failure::new(Stage::Delivery, StatusCode::SERVICE_UNAVAILABLE, detail);
             return Err(Failure { replay: true, ..failure });
         }
-        if attempt >= server.0.settings.direct_put_retries {
+        // Even who wants no attempt repeated does not mean one that met an old connection.
+        let most = server.0.settings.direct_put_retries.max(u32::from(stale && attempt == 0));
+        if attempt >= most {
             let detail = format!("Direct put failed after retries: {why}");
             return Err(Failure::new(Stage::Delivery, StatusCode::BAD_GATEWAY, detail));
         }

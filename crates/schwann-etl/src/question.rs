@@ -286,4 +286,38 @@ mod tests {
         let asked = asked("GET", "/o?etl_args=x&latest-ver=true&foo");
         assert_eq!(asked.path_for_target(), "o?latest-ver=true");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_is_asked_is_read_or_refused(
+            target in "/[!-~]{0,80}",
+            header in proptest::option::of("[ -~]{0,60}"),
+        ) {
+            let Ok(uri) = target.parse::<Uri>() else { return Ok(()) };
+            let mut request = http::Request::put(uri);
+            if let Some(header) = &header {
+                request = request.header(NODE_URL, header);
+            }
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            match Question::of(&head) {
+                Err(failure) => assert!(failure.status.is_client_error()),
+                Ok(question) => {
+                    if let Some(file) = question.file() {
+                        let text = file.to_str().unwrap_or("/");
+                        assert!(text.starts_with('/') && !text.contains("//"), "{text}");
+                        assert!(!text.split('/').any(|part| part == ".." || part == "."), "{text}");
+                    }
+                    let before: Vec<u8> = percent_decode(head.uri.path().as_bytes()).collect();
+                    let after = question.path_for_stage();
+                    assert_eq!(before, percent_decode(after.as_bytes()).collect::<Vec<u8>>());
+                    if let Some(pipeline) = &question.pipeline {
+                        let target = crate::Target::parse("http://t:1/v1/etl/_object/x/s").unwrap();
+                        let url = pipeline.url(&target, &question).unwrap();
+                        assert_eq!(url.scheme_str(), Some("http"));
+                        assert!(!url.query().unwrap_or_default().contains("etl_fqn"), "{url}");
+                    }
+                }
+            }
+        }
+    }
 }

@@ -260,3 +260,22 @@ async fn a_hop_that_takes_nothing_any_more_is_given_up() {
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert!(answer.detail().contains("takes nothing any more"), "{}", answer.detail());
 }
+
+#[tokio::test]
+async fn an_old_connection_is_no_attempt_that_counts() {
+    let target = Scripted::start().await;
+    let mut settings = settings(&target.url());
+    settings.direct_put_retries = 0;
+    let etl = serve(transform::buffered(|_, data| Ok(data)), settings).await;
+    target.on("kept", [Act::reply(200, ""), Act::ResetAfter(0), Act::reply(200, "")]);
+    for round in 0..2 {
+        let answer = ask(etl.address, "PUT", "/b/o", &to(&target, "kept"), b"abc").await;
+        assert_eq!(answer.status, 204, "{round}: {}", answer.text());
+    }
+    target.on("new", [Act::ResetAfter(0), Act::reply(200, "")]);
+    let answer = ask(etl.address, "PUT", "/b/o", &to(&target, "new"), b"abc").await;
+    assert_eq!(answer.status, 204, "{}", answer.text());
+    target.on("gone", [Act::ResetAfter(0)]);
+    let answer = ask(etl.address, "PUT", "/b/o", &to(&target, "gone"), b"abc").await;
+    assert_eq!((answer.status, target.seen("gone").len()), (502, 2), "{}", answer.text());
+}
