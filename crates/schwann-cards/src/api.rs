@@ -3,10 +3,11 @@
 //! Paths, shapes and errors are those that users of the FastAPI full-stack template know. A function here has the name that stands
 //! in its `operation_id`, after the tag.
 
-mod books;
+pub(crate) mod books;
 mod cards;
 mod health;
 mod login;
+mod notebooks;
 mod openapi;
 mod shares;
 mod site;
@@ -75,6 +76,8 @@ fn documented() -> (Router<Arc<App>>, OpenApi) {
         .routes(routes!(tokens::read_tokens, tokens::create_token))
         .routes(routes!(tokens::delete_token))
         .routes(routes!(books::read_books, books::create_book))
+        .routes(routes!(notebooks::import_book))
+        .routes(routes!(notebooks::export_book))
         .routes(routes!(books::read_book, books::update_book, books::delete_book))
         .routes(routes!(cards::read_cards, cards::create_card))
         .routes(routes!(cards::reorder_cards))

@@ -11,6 +11,7 @@ pub mod framing;
 mod input;
 mod log_file;
 mod moment;
+mod notebook;
 mod page;
 mod password;
 mod problem;

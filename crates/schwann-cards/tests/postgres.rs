@@ -10,6 +10,8 @@ mod books;
 mod client;
 #[path = "api/health.rs"]
 mod health;
+#[path = "api/notebooks.rs"]
+mod notebooks;
 #[path = "api/ownership.rs"]
 mod ownership;
 

@@ -40,7 +40,7 @@ pub(crate) enum CardKind {
 }
 
 /// What a new card says about itself.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct NewCard {
     pub(crate) kind: CardKind,
     pub(crate) title: String,

@@ -5,6 +5,7 @@ mod bad_input;
 mod books;
 mod client;
 mod health;
+mod notebooks;
 mod ownership;
 
 pub(crate) const DATABASE: client::Database = client::Database::Sqlite;
