@@ -58,6 +58,9 @@ struct Choice {
     /// Leave out the tests that need Python and the real SDKs
     #[arg(long)]
     no_peers: bool,
+    /// Run the ETL conformance client against the real Python servers as well (some minutes)
+    #[arg(long, conflicts_with = "no_peers")]
+    peers: bool,
     /// Only tests whose name contains this, without formatting and lint checks
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,

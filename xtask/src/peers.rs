@@ -30,7 +30,11 @@ const ENVIRONMENTS: &[(&str, &[&str])] = &[
     ("sdk-7.4.0", &["SCHWANN_PEER_SDK_7_4"]),
     ("sdk-11.3.0", &["SCHWANN_PEER_SDK_11"]),
     ("wallet-4.0.1", &["SCHWANN_PEER_WALLET_4_0"]),
+    (ETL_SERVERS, &["SCHWANN_PEER_AISTORE"]),
 ];
+
+/// The web servers of AIStore's SDK. Our own conformance needs none of them.
+pub(crate) const ETL_SERVERS: &str = "aistore-2.0.0";
 
 /// Older Pythons cannot install the newest SDK, newer ones not the oldest.
 const PYTHONS: [&str; 4] = ["python3.11", "python3.12", "python3", "python"];

@@ -18,6 +18,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             // What a program may inherit.
             "crates/schwann-process/src/environment.rs",
             "crates/schwann-testkit/src/peer.rs",
+            // A program of its own.
+            "crates/schwann-etl/examples/conformance.rs",
         ],
     ),
     ("env::set_var", &[]),

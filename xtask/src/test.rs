@@ -14,7 +14,10 @@ use crate::{
 };
 
 /// Turns on the tests that meet the real SDKs.
-const PEERS: [&str; 2] = ["--features", "schwann-synapse/peers,schwann-cli/peers"];
+const PEERS: &str = "schwann-synapse/peers,schwann-cli/peers,schwann-etl/peers";
+
+/// Turns on the runs of the ETL conformance client against the SDK's own servers, which take minutes and test its checks.
+const ETL_SERVERS: &str = "schwann-etl/sdk-servers";
 
 /// Runs the tests. A failing step does not keep the next from running.
 ///
@@ -34,33 +37,36 @@ pub(crate) fn tests(choice: &Choice, steps: &mut Steps) -> Result<()> {
     } else {
         let started = Instant::now();
         say(format_args!("== Python environments with the real SDKs"));
-        let peers = peers::prepare()?;
+        let peers = peers::prepare_those(|name| choice.peers || name != peers::ETL_SERVERS)?;
         steps.note("Python environments with the real SDKs", true, started.elapsed());
         Some(peers)
     };
     let peers = peers.as_ref();
     if choice.filter.is_none() {
         steps.run("formatting", &mut cargo(&["fmt", "--all", "--check"]));
-        let mut lints = with(&["clippy", "--workspace", "--all-targets"], peers);
+        let mut lints = with(choice, &["clippy", "--workspace", "--all-targets"], peers);
         steps.run("lints", lints.args(["--", "-D", "warnings"]));
     }
     // The interop tests start the examples, so these come first. `cargo test`
     // with `--tests` would not build them.
-    let mut examples = with(&["build", "--workspace", "--examples"], peers);
+    let mut examples = with(choice, &["build", "--workspace", "--examples"], peers);
     steps.run("examples", &mut examples);
     let filter = choice.filter.as_deref();
     let targets = ["test", "--workspace", "--no-fail-fast", "--lib", "--bins", "--tests"];
-    steps.run("unit, integration and interop tests", with(&targets, peers).args(filter));
+    steps.run("unit, integration and interop tests", with(choice, &targets, peers).args(filter));
     let docs = ["test", "--workspace", "--no-fail-fast", "--doc"];
-    steps.run("examples in the documentation", with(&docs, peers).args(filter));
+    steps.run("examples in the documentation", with(choice, &docs, peers).args(filter));
     Ok(())
 }
 
 /// Cargo with the same features in every step, so that nothing is built twice.
-fn with(args: &[&str], peers: Option<&Peers>) -> Command {
+fn with(choice: &Choice, args: &[&str], peers: Option<&Peers>) -> Command {
     let mut command = cargo(args);
     if let Some(peers) = peers {
-        command.args(PEERS).envs(peers.environment());
+        command.args(["--features", PEERS]).envs(peers.environment());
+        if choice.peers {
+            command.args(["--features", ETL_SERVERS]);
+        }
     }
     command
 }
