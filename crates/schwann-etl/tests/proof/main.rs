@@ -1,0 +1,6 @@
+//! What must never happen to an object, what others were seen to do, and what nobody should send.
+
+mod bad_input;
+mod loss;
+mod support;
+mod vectors;
