@@ -8,6 +8,7 @@ use std::{
     collections::HashMap,
     future::{Future as _, poll_fn},
     io,
+    os::fd::AsFd as _,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
@@ -27,6 +28,7 @@ use hyper::{
 };
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioIo};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use schwann::{BodyWatch, Error, ExchangeBody};
 use tokio::{
     net::TcpStream,
@@ -211,7 +213,8 @@ impl Outbound {
                 return Err(Broken::new(format!("{} did not answer in time", place.authority)));
             }
         };
-        let seen = Arc::new(Seen { flushed: AtomicBool::new(true), heard: AtomicBool::new(false) });
+        let seen = Arc::new(Seen::default());
+        seen.flushed.store(true, Ordering::Release);
         let stall = self.settings.stall_timeout;
         let io = Observed { io: stream, seen: Arc::clone(&seen), stall, blocked: None };
         let handshake = http1::Builder::new()
@@ -239,7 +242,7 @@ struct Place {
 }
 
 type Stream = MaybeHttpsStream<TokioIo<TcpStream>>;
-type Driver = http1::Connection<Observed<Stream>, OutBody>;
+type Driver = http1::Connection<Observed, OutBody>;
 
 /// A connection. Dropping it closes it.
 struct Wire {
@@ -301,8 +304,6 @@ async fn exchange(
 pub(crate) struct Sent {
     bytes: AtomicU64,
     ended: AtomicBool,
-    /// When the end was sent, something had come already.
-    answered_early: AtomicBool,
     failed: Mutex<Option<Error>>,
     connection: Mutex<Option<Arc<Seen>>>,
 }
@@ -321,12 +322,15 @@ impl Sent {
     /// Whether the answer began before the end of a streamed body was sent. Who says then that it stored the whole has not
     /// seen it.
     pub(crate) fn was_answered_early(&self) -> bool {
-        self.answered_early.load(Ordering::Acquire)
+        let connection = lock(&self.connection);
+        connection.as_ref().is_some_and(|seen| seen.early.load(Ordering::Acquire))
     }
 
     /// Before a request is sent by a connection.
     fn leave_by(&self, seen: &Arc<Seen>) {
-        seen.heard.store(false, Ordering::Release);
+        for mark in [&seen.heard, &seen.ending, &seen.early] {
+            mark.store(false, Ordering::Release);
+        }
         *lock(&self.connection) = Some(Arc::clone(seen));
     }
 
@@ -407,9 +411,9 @@ impl Body for OutBody {
                 cut(Error::server("the transform took a failed read for the end"))
             }
             None => {
-                let heard = |seen: &Arc<Seen>| seen.heard.load(Ordering::Acquire);
-                let early = lock(&sent.connection).as_ref().is_some_and(heard);
-                sent.answered_early.store(early, Ordering::Release);
+                if let Some(seen) = &*lock(&sent.connection) {
+                    seen.ending.store(true, Ordering::Release);
+                }
                 sent.ended.store(true, Ordering::Release);
                 Poll::Ready(None)
             }
@@ -623,24 +627,46 @@ async fn sweep(pool: Weak<Pool>, expiry: Duration) {
 }
 
 /// What was seen of a connection.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Seen {
     /// All that was written is on its way: hyper flushes when its own buffer is empty.
     flushed: AtomicBool,
     /// Something came, or the end, since the request began.
     heard: AtomicBool,
+    /// The end of a streamed body is about to be written.
+    ending: AtomicBool,
+    /// Something had come before that was.
+    early: AtomicBool,
 }
 
 /// A stream that notes what is seen of it, and fails when the other end takes nothing for too long.
-struct Observed<I> {
-    io: I,
+struct Observed {
+    io: Stream,
     seen: Arc<Seen>,
     stall: Duration,
     /// Armed while a write is blocked.
     blocked: Option<Pin<Box<Sleep>>>,
 }
 
-impl<I> Observed<I> {
+impl Observed {
+    /// Looks at what has come, if the end of a body is what is written next. The runtime may not have noticed it yet.
+    fn before_write(&self) {
+        self.seen.flushed.store(false, Ordering::Release);
+        if !self.seen.ending.load(Ordering::Acquire) || self.seen.early.load(Ordering::Acquire) {
+            return;
+        }
+        let heard = self.seen.heard.load(Ordering::Acquire)
+            || match &self.io {
+                MaybeHttpsStream::Http(io) => {
+                    let mut socket = [PollFd::from_borrowed_fd(io.inner().as_fd(), PollFlags::IN)];
+                    matches!(poll(&mut socket, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(1))
+                }
+                // What has come may be no answer, but a word of TLS itself.
+                MaybeHttpsStream::Https(_) => false,
+            };
+        self.seen.early.store(heard, Ordering::Release);
+    }
+
     fn written(
         &mut self,
         cx: &mut Context<'_>,
@@ -658,7 +684,7 @@ impl<I> Observed<I> {
     }
 }
 
-impl<I: Read + Unpin> Read for Observed<I> {
+impl Read for Observed {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -672,13 +698,13 @@ impl<I: Read + Unpin> Read for Observed<I> {
     }
 }
 
-impl<I: Write + Unpin> Write for Observed<I> {
+impl Write for Observed {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.seen.flushed.store(false, Ordering::Release);
+        self.before_write();
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
         self.written(cx, written)
     }
@@ -704,7 +730,7 @@ impl<I: Write + Unpin> Write for Observed<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.seen.flushed.store(false, Ordering::Release);
+        self.before_write();
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.written(cx, written)
     }
