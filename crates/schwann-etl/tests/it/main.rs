@@ -4,17 +4,21 @@
 #![allow(dead_code, reason = "shared with the other test programs, which use the rest")]
 
 mod careless;
-mod client;
 mod delivery;
 mod files;
 mod routes;
-mod scripted;
-mod served;
 mod tls;
 mod watching;
 
 /// The path of `AIS_TARGET_URL`.
 pub(crate) const PREFIX: &str = "/v1/etl/_object/etl-x/s3cr3t";
+
+#[path = "../support/client.rs"]
+mod client;
+#[path = "../support/scripted.rs"]
+mod scripted;
+#[path = "../support/served.rs"]
+mod served;
 
 /// The header that sends a result to `name` at `target`.
 fn to(target: &scripted::Scripted, name: &str) -> String {
