@@ -5,10 +5,15 @@
 
 pub(crate) mod books;
 mod cards;
+mod events;
 mod health;
 mod login;
 mod notebooks;
 mod openapi;
+mod run_shapes;
+mod run_start;
+mod run_streams;
+mod runs;
 mod shares;
 mod site;
 mod tokens;
@@ -84,7 +89,9 @@ fn documented() -> (Router<Arc<App>>, OpenApi) {
         .routes(routes!(cards::read_card, cards::update_card, cards::delete_card))
         .routes(routes!(shares::read_shares, shares::create_share))
         .routes(routes!(shares::delete_share))
-        .routes(routes!(shares::read_shared_book));
+        .routes(routes!(shares::read_shared_book))
+        .merge(runs::routes())
+        .merge(events::routes());
     let (router, mut document) =
         OpenApiRouter::with_openapi(openapi::base()).nest(PREFIX, routes).split_for_parts();
     openapi::complete(&mut document);

@@ -11,6 +11,7 @@ use crate::{
     moment::Moment,
     password::{self, Passwords},
     rate::RateLimit,
+    runs::Runs,
     sample::sample_book,
     serve::Served,
     settings::CardsSettings,
@@ -22,6 +23,7 @@ use crate::{
 pub(crate) struct App {
     pub(crate) settings: CardsSettings,
     pub(crate) store: Store,
+    pub(crate) runs: Runs,
     pub(crate) passwords: Passwords,
     /// By address, and by email.
     pub(crate) logins: RateLimit<String>,
@@ -65,12 +67,15 @@ impl Application {
         make_private_folder(&settings.data)?;
         let store = Store::open(&settings.data, settings.database.as_deref()).await;
         let store = store.map_err(|error| StartError::new("cannot open the database", error))?;
+        let runs = Runs::open(&settings, store.clone()).await;
+        let runs = runs.map_err(|error| StartError::new("cannot take up the runs", error))?;
         let random = |error| StartError::new("the system gives no random bytes", error);
         let mut app = App {
             passwords: Passwords::new().map_err(random)?,
             logins: RateLimit::new(settings.logins_per_minute),
             requests: RateLimit::new(settings.requests_per_minute),
             store,
+            runs,
             settings,
         };
         let first_password = first_superuser(&app).await?;
@@ -93,6 +98,7 @@ impl Application {
 
     /// Closes the database, once nobody is served any more.
     pub async fn close(&self) {
+        self.app.runs.close().await;
         self.app.store.close().await;
     }
 

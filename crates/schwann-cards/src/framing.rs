@@ -96,6 +96,16 @@ impl Framing {
         }
     }
 
+    /// All that is sent where nothing is kept: the client has to live with what it has.
+    pub fn expired(self) -> Bytes {
+        const RESET: &str = r#"{"type":"reset","reason":"expired"}"#;
+        match self {
+            Self::Events => format!("event: reset\ndata: {RESET}\n\n").into(),
+            Self::Lines => format!("{RESET}\n").into(),
+            Self::Text { .. } => Bytes::new(),
+        }
+    }
+
     /// What is sent in silence; empty where the framing has nothing for it.
     pub fn heartbeat(self) -> &'static [u8] {
         match self {
@@ -118,24 +128,13 @@ impl Framing {
                 out.push(b'\n');
             }
             Self::Events => {
-                self.write_event(entry, entry.seq, of, out);
+                let head = format!("id: {}\nevent: {}\ndata: ", entry.seq, entry.kind());
+                out.extend_from_slice(head.as_bytes());
+                // JSON has no newline within, so it is one line of data.
+                entry.write_json(of, out);
+                out.extend_from_slice(b"\n\n");
             }
         }
-    }
-
-    /// Appends one record as an event with an id of the caller's.
-    pub fn write_event(
-        self,
-        entry: &Entry,
-        id: impl std::fmt::Display,
-        of: Option<&Of>,
-        out: &mut Vec<u8>,
-    ) {
-        let head = format!("id: {id}\nevent: {}\ndata: ", entry.kind());
-        out.extend_from_slice(head.as_bytes());
-        // JSON has no newline within, so it is one line of data.
-        entry.write_json(of, out);
-        out.extend_from_slice(b"\n\n");
     }
 }
 
@@ -193,6 +192,13 @@ impl Stream {
     #[must_use]
     pub fn of(mut self, of: Of) -> Self {
         self.of = Some(of);
+        self
+    }
+
+    /// For a body that has begun.
+    #[must_use]
+    pub fn without_opening(mut self) -> Self {
+        self.opening = Bytes::new();
         self
     }
 

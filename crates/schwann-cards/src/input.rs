@@ -565,7 +565,7 @@ pub(crate) async fn collect(body: Body) -> Result<Bytes, Problem> {
 }
 
 /// What became of a body that could not be read.
-fn body_problem(error: schwann::BoxError) -> Problem {
+pub(crate) fn body_problem(error: schwann::BoxError) -> Problem {
     match error.downcast::<schwann::Error>() {
         Ok(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,

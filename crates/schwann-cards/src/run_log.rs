@@ -130,8 +130,8 @@ struct Folder {
     stored: Mutex<HashMap<Uuid, Weak<RunLog>>>,
     /// Ends of runs that their logs could not take.
     owed: Mutex<HashMap<Uuid, Exit>>,
-    /// Held until the server ends, however it ends.
-    _lock: File,
+    /// Held until the server ends, however it ends. None once it is closed.
+    lock: Mutex<Option<File>>,
 }
 
 /// How far a log has come.
@@ -178,7 +178,7 @@ pub struct LogWriter {
     shared: Arc<Writing>,
     started: Instant,
     /// So that nobody ends the log before its writer has said how.
-    _making: Arc<Making>,
+    making: Arc<Making>,
 }
 
 struct Writing {
@@ -232,7 +232,14 @@ impl RunLogs {
             Err(errno) => return Err(LogError::Disk(errno.into())),
         }
         let (live, stored, owed) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Ok(Self(Arc::new(Folder { path, retention, live, stored, owed, _lock: lock })))
+        let lock = Mutex::new(Some(lock));
+        Ok(Self(Arc::new(Folder { path, retention, live, stored, owed, lock })))
+    }
+
+    /// Leaves the folder to another server. From here on nothing is made and
+    /// nothing is tended; what is being read can be read to its end.
+    pub fn close(&self) {
+        lock(&self.0.lock).take();
     }
 
     /// Makes a log, which is on disk when this returns.
@@ -246,6 +253,9 @@ impl RunLogs {
     ///
     /// If the future is dropped, the log may have been made; [`tend`](Self::tend) ends it.
     pub async fn create(&self, run: Uuid) -> Result<LogWriter, LogError> {
+        if lock(&self.0.lock).is_none() {
+            return Err(LogError::Failed);
+        }
         let making = Making { folder: Arc::clone(&self.0), run };
         lock(&self.0.live).insert(run, None);
         // Dropped with the closure, wherever that ends.
@@ -279,7 +289,7 @@ impl RunLogs {
         });
         let making = Arc::new(making);
         tokio::spawn(commit(Arc::clone(&shared), Arc::clone(&making)));
-        Ok(LogWriter { shared, started: Instant::now(), _making: making })
+        Ok(LogWriter { shared, started: Instant::now(), making })
     }
 
     /// Reads a run's log from the record after `after`.
@@ -322,9 +332,31 @@ impl RunLogs {
         Ok(removed.await?)
     }
 
-    /// Remembers how a run ended whose log could not take it, for [`tend`](Self::tend).
-    pub fn owe(&self, run: Uuid, exit: Exit) {
-        lock(&self.0.owed).insert(run, exit);
+    /// Removes a log that was made for a run that will not be.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the disk does; then [`tend`](Self::tend) ends it.
+    pub async fn discard(&self, writer: LogWriter) -> Result<(), LogError> {
+        let path = log_file::open_path(&self.0.path, writer.making.run);
+        blocking(move || fs::remove_file(path)).await?;
+        drop(writer);
+        Ok(())
+    }
+
+    /// How a run ended, if its log has its last record.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the disk does.
+    pub async fn ended(&self, run: Uuid) -> Result<Option<Recovered>, LogError> {
+        let path = log_file::ended_path(&self.0.path, run);
+        let scan = blocking(move || match LogFile::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => file?.scan().map(Some),
+        });
+        let scan = scan.await?;
+        Ok(scan.and_then(|scan| scan.exit.map(|exit| Recovered { run, exit, last_seq: scan.seq })))
     }
 
     /// Ends the logs that were lost, and removes those that are kept no longer.
@@ -355,6 +387,9 @@ impl Drop for Making {
 impl Folder {
     fn tend(&self) -> io::Result<Tended> {
         let mut tended = Tended::default();
+        if lock(&self.lock).is_none() {
+            return Ok(tended);
+        }
         for run in log_file::open_runs(&self.path)? {
             if lock(&self.live).contains_key(&run) {
                 continue;
@@ -556,17 +591,25 @@ impl LogWriter {
         Ok(())
     }
 
-    /// Ends the log, and waits until that is on disk.
+    /// Ends the log, waits until that is on disk, and gives the last id.
     ///
     /// # Errors
     ///
-    /// [`LogError::Failed`] if it cannot be kept.
+    /// [`LogError::Failed`] if it cannot be kept. Then [`RunLogs::tend`] writes it, with
+    /// [`Reason::LogFailed`], as soon as that is possible.
     pub async fn end(self, exit: Exit) -> Result<u64, LogError> {
+        let Making { folder, run } = &*self.making;
+        let owed = Exit { reason: Reason::LogFailed, ..exit.clone() };
+        lock(&folder.owed).insert(*run, owed);
         self.append(Record::Exit(exit)).await?;
         let mut tail = self.shared.log.tail();
         let last = tail.wait_for(|tail| tail.state != TailState::Open).await;
         let last = *last.expect("the log is held by `self`");
-        if last.state == TailState::Ended { Ok(last.seq) } else { Err(LogError::Failed) }
+        if last.state != TailState::Ended {
+            return Err(LogError::Failed);
+        }
+        lock(&folder.owed).remove(run);
+        Ok(last.seq)
     }
 
     fn at_ms(&self) -> u32 {

@@ -14,5 +14,7 @@ mod health;
 mod notebooks;
 #[path = "api/ownership.rs"]
 mod ownership;
+#[path = "api/runs.rs"]
+mod runs;
 
 pub(crate) const DATABASE: client::Database = client::Database::Postgres;

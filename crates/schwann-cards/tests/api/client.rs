@@ -190,6 +190,14 @@ impl Site {
         format!("{book}/cards/{}", card.expect(200)["id"].as_str().unwrap())
     }
 
+    /// Sends a request, whose answer's body is read as it comes.
+    pub(crate) async fn open(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> http::Response<hyper::body::Incoming> {
+        self.client.request(request).await.unwrap()
+    }
+
     /// Sends a request as it is.
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> Answer {
         let (head, body) = self.client.request(request).await.unwrap().into_parts();

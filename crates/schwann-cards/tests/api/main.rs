@@ -7,5 +7,6 @@ mod client;
 mod health;
 mod notebooks;
 mod ownership;
+mod runs;
 
 pub(crate) const DATABASE: client::Database = client::Database::Sqlite;

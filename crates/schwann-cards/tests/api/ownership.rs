@@ -1,6 +1,7 @@
 //! What belongs to one user is not there for another, whichever way it is asked for.
 
 use http::Method;
+use schwann_process::Sandbox;
 use serde_json::{Value, json};
 
 use crate::client::Site;
@@ -23,12 +24,19 @@ fn routes_with_ids(document: &Value) -> Vec<(Method, String)> {
 
 #[tokio::test]
 async fn anothers_things_are_not_found() {
-    let site = Site::start().await;
+    let site = Site::start_with(|settings| settings.sandbox = Some(Sandbox::None)).await;
     let (ann, eve) = (site.user("ann@example.com").await, site.user("eve@example.com").await);
     let book = site.book(&ann, "Ann's").await;
     let card = site.card(&ann, &book, "print('ann')").await;
     let share = site.post(&format!("{book}/shares/"), &ann, json!({})).await.expect(200);
     let token = site.post("/users/me/tokens/", &ann, json!({"name": "a"})).await.expect(200);
+    site.post(&format!("{card}/run"), &ann, json!({})).await;
+    let run = site.get("/runs/", &ann).await.expect(200)["data"][0]["id"].clone();
+    while site.get(&format!("/runs/{}", run.as_str().unwrap()), &ann).await.expect(200)["status"]
+        != "finished"
+    {
+        tokio::task::yield_now().await;
+    }
     let last = |path: &str| path.rsplit('/').next().unwrap().to_owned();
     let before = site.get(&card, &ann).await.expect(200);
 
@@ -40,6 +48,7 @@ async fn anothers_things_are_not_found() {
             route if route.starts_with("/users/me/tokens") => {
                 token["id"].as_str().unwrap().to_owned()
             }
+            route if route.starts_with("/runs/") => run.as_str().unwrap().to_owned(),
             _ => last(&card),
         };
         let path = route
@@ -47,7 +56,8 @@ async fn anothers_things_are_not_found() {
             .replace("{id}", &id)
             .replace("{share_id}", share["id"].as_str().unwrap());
         // A body that would be good, wherever one is asked for.
-        let body = json!({"title": "Eve's", "code": "print('eve')", "ids": [last(&card)], "role": "viewer"});
+        let body = json!({"title": "Eve's", "code": "print('eve')", "ids": [last(&card)], "role": "viewer",
+            "cols": 80, "rows": 24});
         let body = (method != Method::GET).then_some(body);
         for who in [&eve, &site.superuser().await] {
             let answer = site.ask(method.clone(), &path, Some(who), body.clone()).await;

@@ -69,9 +69,9 @@ pub(crate) fn fill(folder: &Path) -> ExitCode {
         let (shown, error) = following.await.unwrap();
         assert!(matches!(error, LogError::Failed), "{error:?}");
         assert!(!shown.is_empty());
-        let exit = Exit { elapsed_ms: 5, ..Exit::without_program(Reason::LogFailed) };
-        logs.owe(run, exit.clone());
-        drop(writer);
+        let exit = Exit { elapsed_ms: 5, ..Exit::without_program(Reason::Exit) };
+        assert!(matches!(writer.end(exit.clone()).await, Err(LogError::Failed)));
+        let exit = Exit { reason: Reason::LogFailed, ..exit };
 
         let mut recovered = Vec::new();
         if small_disk {

@@ -1,0 +1,776 @@
+//! All runs of this server: who may start one, whose turn it is, how a run is
+//! reached, and what becomes of it when the server is lost.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::StatusCode;
+use schwann_process::{Limits, ProgramSpec, Sandbox, Sandboxes, Signal, Span, TerminalSize};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, broadcast};
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use crate::{
+    language::Languages,
+    moment::Moment,
+    problem::Problem,
+    reader::Reader,
+    record::{Exit, Of, Reason, Start},
+    run_log::{LogError, LogWriter, Recovered, Retention, RunLogs, TailState, folder_in},
+    runner::{self, Handle, Job, Outcome},
+    settings::CardsSettings,
+    store::{
+        CardChange, KeyUse, NewRun, OnBusy, Run, RunEnd, RunStatus, SaveAndRun, SaveAndRunError,
+        Store, StoreError,
+    },
+};
+
+/// Between two looks at what was lost, what is owed and what is kept too long.
+const TENDING: Duration = Duration::from_secs(5);
+/// How long the same key means the same run.
+const KEYS: Duration = Duration::from_secs(24 * 3600);
+/// News of new runs that a slow stream of events may be behind with.
+const NEWS: usize = 1024;
+
+/// All runs of this server. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Runs(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    logs: RunLogs,
+    languages: Languages,
+    server: String,
+    work: PathBuf,
+    /// What holds programs, or why nothing does.
+    sandbox: Result<Sandbox, String>,
+    /// The same, as runs say it.
+    held_by: String,
+    limits: Limits,
+    max_code: u64,
+    max_running: usize,
+    max_queued: u32,
+    max_unfinished: u32,
+    keep: Duration,
+    keep_per_card: u32,
+    state: Mutex<State>,
+    stopping: Arc<AtomicBool>,
+    /// Told when a run has left `active`.
+    left: Notify,
+    news: broadcast::Sender<News>,
+}
+
+/// A run that was accepted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct News {
+    pub(crate) owner: Uuid,
+    pub(crate) run: Uuid,
+    pub(crate) card: Option<Uuid>,
+}
+
+#[derive(Default)]
+struct State {
+    /// In the order in which they came.
+    waiting: VecDeque<Waiting>,
+    active: HashMap<Uuid, Active>,
+    /// Ends that the database could not take yet.
+    unsettled: Vec<(Uuid, RunEnd)>,
+}
+
+struct Waiting {
+    run: Run,
+    writer: LogWriter,
+}
+
+struct Active {
+    owner: Uuid,
+    /// None while its program is being started.
+    handle: Option<Handle>,
+    /// What its program is told, at once or as soon as it has started.
+    cancel: Option<(Signal, Span)>,
+    input_closed: bool,
+}
+
+/// What a request says about how a run is run.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct RunRequest {
+    pub(crate) stdin: Option<String>,
+    pub(crate) args: Vec<String>,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) terminal: Option<TerminalSize>,
+    pub(crate) wall_ms: Option<u64>,
+    pub(crate) cpu_ms: Option<u64>,
+    pub(crate) memory_bytes: Option<u64>,
+    pub(crate) output_bytes: Option<u64>,
+}
+
+/// A card to be saved and run.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) user_id: Uuid,
+    pub(crate) book_id: Uuid,
+    pub(crate) card_id: Uuid,
+    pub(crate) change: CardChange,
+    pub(crate) save: bool,
+    pub(crate) version: Option<i64>,
+    pub(crate) key: Option<KeyUse>,
+    pub(crate) on_busy: OnBusy,
+    pub(crate) batch_id: Option<Uuid>,
+    pub(crate) request: RunRequest,
+}
+
+/// What came of sending to a run's input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    Taken,
+    /// The run has ended, does not read any more, or its input was closed.
+    Closed,
+    /// It waits for its turn.
+    NotYet,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Runs {
+    /// Opens the folder of logs, ends what was lost, and looks for languages.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the folder cannot be used, or the database does not answer.
+    pub(crate) async fn open(
+        settings: &CardsSettings,
+        store: Store,
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let data = settings.data.clone();
+        let work = data.join("work");
+        let retention = Retention {
+            age: settings.keep_runs.duration(),
+            total_bytes: settings.keep_output.bytes(),
+            ..Retention::default()
+        };
+        let made = work.clone();
+        let (logs, server) = tokio::task::spawn_blocking(move || {
+            let logs = RunLogs::open(folder_in(&data), retention)?;
+            // Since the logs are ours alone, so are the work folders; their programs are gone.
+            match fs::remove_dir_all(&made) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+                _ => fs::create_dir_all(&made)?,
+            }
+            Ok::<_, LogError>((logs, server_id(&data)?))
+        })
+        .await??;
+        let languages = Languages::find(&settings.languages, &work).await;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let max_running = match settings.max_running {
+            0 => (2 * cores).max(2),
+            set => set as usize,
+        };
+        let asked = settings.sandbox.unwrap_or(Sandbox::Auto);
+        let (sandbox, held_by) = held(asked).await;
+        let inner = Inner {
+            store,
+            logs,
+            languages,
+            server,
+            work,
+            sandbox,
+            held_by,
+            limits: Limits {
+                wall: settings.max_wall,
+                cpu: settings.max_cpu,
+                memory: settings.max_memory,
+                processes: settings.max_processes,
+                open_files: settings.max_open_files,
+                output: settings.max_output,
+                folder: settings.max_folder,
+                file: settings.max_folder,
+            },
+            max_code: settings.max_code.bytes(),
+            max_running,
+            max_queued: settings.max_queued,
+            max_unfinished: settings.max_queued_per_user,
+            keep: settings.keep_runs.duration(),
+            keep_per_card: settings.keep_runs_per_card,
+            state: Mutex::default(),
+            stopping: Arc::default(),
+            left: Notify::new(),
+            news: broadcast::Sender::new(NEWS),
+        };
+        let runs = Self(Arc::new(inner));
+        runs.recover().await?;
+        let weak = Arc::downgrade(&runs.0);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(TENDING).await;
+                let Some(inner) = weak.upgrade() else { return };
+                inner.tend().await;
+            }
+        });
+        Ok(runs)
+    }
+
+    pub(crate) fn languages(&self) -> &Languages {
+        &self.0.languages
+    }
+
+    /// What holds programs, as runs say it, or why none can be run.
+    pub(crate) fn sandbox(&self) -> Result<&str, &str> {
+        self.0.sandbox.as_ref().map(|_| &*self.0.held_by).map_err(|missing| &**missing)
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    /// News of runs that are accepted from now on.
+    pub(crate) fn news(&self) -> broadcast::Receiver<News> {
+        self.0.news.subscribe()
+    }
+
+    /// Ends all runs, and leaves the folder to another server. To be called
+    /// when the server stops, while the database still answers. What is not
+    /// ended within a few seconds is ended by the next server.
+    pub(crate) async fn close(&self) {
+        let inner = &self.0;
+        inner.stopping.store(true, Ordering::Relaxed);
+        inner.abandon().await;
+        for active in lock(&inner.state).active.values_mut() {
+            let now = Span::from_millis(0);
+            active.cancel = Some((Signal::Kill, now));
+            if let Some(handle) = &active.handle {
+                handle.control.cancel_by(Signal::Kill, now);
+            }
+        }
+        let idle = async {
+            loop {
+                let left = inner.left.notified();
+                if lock(&inner.state).active.is_empty() {
+                    return;
+                }
+                left.await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(5), idle).await.is_err() {
+            warn!("runs are still under way; they will be ended by the next server");
+        }
+        inner.logs.close();
+    }
+
+    /// Gives every run that was lost with this server its end.
+    async fn recover(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let inner = &self.0;
+        let tended = inner.logs.tend().await?;
+        for lost in &tended.recovered {
+            info!(run = %lost.run, "a run was lost with the server");
+        }
+        inner.settle_recovered(tended.recovered).await;
+        for run in inner.store.unfinished_runs(Some(&inner.server)).await? {
+            // Its log has ended, but this was not noted; or it has none, because that was lost.
+            let end = match inner.logs.ended(run.id).await? {
+                Some(ended) => run_end(&ended.exit, ended.last_seq, false),
+                None => run_end(&Exit::without_program(Reason::ServerRestart), 0, false),
+            };
+            inner.store.finish_run(run.id, &end, Moment::now()).await?;
+        }
+        Ok(())
+    }
+
+    /// Saves a card and accepts a run of it, both or neither. Done to its end
+    /// even if the future is dropped.
+    pub(crate) async fn start(&self, wanted: Wanted) -> Result<(Run, bool), Problem> {
+        let inner = Arc::clone(&self.0);
+        let started = tokio::spawn(async move { inner.start(wanted).await });
+        started.await.map_err(Problem::internal)?
+    }
+
+    /// How many runs will have their turn before this one, if it waits.
+    pub(crate) fn position(&self, run: Uuid) -> Option<usize> {
+        lock(&self.0.state).waiting.iter().position(|waiting| waiting.run.id == run)
+    }
+
+    /// Reads what a run left, from a cursor on.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::Gone`] if its output is not kept, or not here.
+    pub(crate) async fn read(
+        &self,
+        run: Uuid,
+        after: u64,
+        follow: bool,
+    ) -> Result<Reader, LogError> {
+        self.0.logs.read(run, after, follow).await
+    }
+
+    /// Waits for a run's end; true if it exited with code 0.
+    pub(crate) async fn succeeded(&self, run: Uuid) -> bool {
+        let Ok(log) = self.0.logs.log(run).await else { return false };
+        let mut tail = log.tail();
+        // An error means that it was given up.
+        let _ = tail.wait_for(|tail| tail.state != TailState::Open).await;
+        let ended = self.0.logs.ended(run).await.ok().flatten();
+        ended.is_some_and(|ended| ended.exit.code == Some(0))
+    }
+
+    /// Asks a run to end, and kills it after `grace`. Any number of times.
+    pub(crate) async fn cancel(
+        &self,
+        run: Uuid,
+        signal: Signal,
+        grace: Span,
+    ) -> Result<(), Problem> {
+        self.0.store.request_cancel(run).await?;
+        self.0.cancel(run, signal, grace);
+        Ok(())
+    }
+
+    /// Writes to a run's input, waiting until the program takes it, and closes it if asked to.
+    pub(crate) async fn send_input(&self, run: Uuid, bytes: Bytes, close: bool) -> Sent {
+        let input = {
+            let mut state = lock(&self.0.state);
+            let waits = state.waiting.iter().any(|waiting| waiting.run.id == run);
+            match state.active.get_mut(&run) {
+                None if waits => return Sent::NotYet,
+                Some(Active { handle: None, .. }) => return Sent::NotYet,
+                None | Some(Active { input_closed: true, .. }) => return Sent::Closed,
+                Some(Active { handle: Some(handle), input_closed, .. }) => {
+                    *input_closed = close;
+                    handle.input.clone()
+                }
+            }
+        };
+        if !bytes.is_empty() && input.write(bytes).await.is_err() {
+            return Sent::Closed;
+        }
+        if close {
+            input.close().await;
+        }
+        Sent::Taken
+    }
+
+    /// Tells a run the size of its terminal. False if it does not run.
+    pub(crate) fn resize(&self, run: Uuid, size: TerminalSize) -> bool {
+        let state = lock(&self.0.state);
+        let handle = state.active.get(&run).and_then(|active| active.handle.as_ref());
+        handle.is_some_and(|handle| {
+            handle.control.resize(size);
+            true
+        })
+    }
+
+    /// Forgets a finished run and its output. False if it is not finished.
+    pub(crate) async fn delete(&self, run: Uuid) -> Result<bool, Problem> {
+        if !self.0.store.delete_run(run).await? {
+            return Ok(false);
+        }
+        self.0.logs.remove(run).await.map_err(log_problem)?;
+        Ok(true)
+    }
+}
+
+impl Inner {
+    async fn start(self: Arc<Self>, wanted: Wanted) -> Result<(Run, bool), Problem> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Err(Problem::unavailable("stopping", "The server stops").retry_after(5));
+        }
+        if let Err(missing) = &self.sandbox {
+            let detail = format!("Sandbox unavailable: {missing}");
+            return Err(Problem::unavailable("sandbox_unavailable", detail));
+        }
+        let card = self.store.card(wanted.book_id, wanted.card_id).await?;
+        let card = card.ok_or_else(|| Problem::not_found("Card"))?;
+        let language = wanted.change.language.as_ref().or(card.language.as_ref());
+        if let Some(language) = language {
+            self.check_language(language)?;
+        }
+        let id = Uuid::new_v4();
+        // First of all, so that without room nothing is saved and nothing is promised.
+        let writer = self.logs.create(id).await.map_err(log_problem)?;
+        let saving = SaveAndRun {
+            user_id: wanted.user_id,
+            book_id: wanted.book_id,
+            card_id: wanted.card_id,
+            change: wanted.change,
+            save: wanted.save,
+            version: wanted.version,
+            run: NewRun {
+                id,
+                server: self.server.clone(),
+                batch_id: wanted.batch_id,
+                request: serde_json::to_value(&wanted.request).map_err(Problem::internal)?,
+                sandbox: self.held_by.clone(),
+            },
+            key: wanted.key,
+            on_busy: wanted.on_busy,
+            max_unfinished: self.max_unfinished,
+            max_queued: self.max_queued,
+        };
+        let started = match self.store.save_and_run(&saving, Moment::now()).await {
+            Ok(started) if !started.repeated => started,
+            other => {
+                if let Err(error) = self.logs.discard(writer).await {
+                    warn!(run = %id, %error, "a log without a run is left to be tended");
+                }
+                return other.map(|started| (started.run, true)).map_err(refusal);
+            }
+        };
+        for replaced in started.replaced {
+            self.store.request_cancel(replaced).await?;
+            self.cancel(replaced, Signal::Interrupt, Span::from_secs(2));
+        }
+        let run = started.run;
+        let news = News { owner: run.owner_id, run: run.id, card: run.card_id };
+        lock(&self.state).waiting.push_back(Waiting { run: run.clone(), writer });
+        if self.stopping.load(Ordering::Relaxed) {
+            self.abandon().await;
+        }
+        // An error means that nobody listens.
+        let _ = self.news.send(news);
+        self.dispatch();
+        Ok((run, false))
+    }
+
+    /// Ends the runs that wait, because their turn will not come.
+    async fn abandon(&self) {
+        let waiting = std::mem::take(&mut lock(&self.state).waiting);
+        for Waiting { run, writer } in waiting {
+            let exit = Exit::without_program(Reason::ServerRestart);
+            let outcome = runner::finish(writer, exit, false).await;
+            self.settle(run.id, &outcome).await;
+        }
+    }
+
+    fn check_language(&self, id: &str) -> Result<(), Problem> {
+        let Some(language) = self.languages.get(id) else {
+            let known: Vec<_> = self.languages.all().map(|language| &*language.id).collect();
+            let detail = format!("No language `{id}`; there are: {}", known.join(", "));
+            return Err(Problem::bad_request("language_unknown", detail));
+        };
+        if language.available {
+            return Ok(());
+        }
+        let reason = language.reason.as_deref().unwrap_or("not found");
+        let detail = format!("{} cannot be run here: {reason}", language.name);
+        Err(Problem::unavailable("language_unavailable", detail))
+    }
+
+    /// Starts as many runs as there is room for: first those of whoever has
+    /// the fewest, then those that came first.
+    fn dispatch(self: &Arc<Self>) {
+        loop {
+            let Waiting { run, writer } = {
+                let mut state = lock(&self.state);
+                let stopping = self.stopping.load(Ordering::Relaxed);
+                if stopping || state.active.len() >= self.max_running {
+                    return;
+                }
+                let mut of_owner: HashMap<Uuid, usize> = HashMap::new();
+                for active in state.active.values() {
+                    *of_owner.entry(active.owner).or_default() += 1;
+                }
+                let running =
+                    |waiting: &Waiting| of_owner.get(&waiting.run.owner_id).copied().unwrap_or(0);
+                let next = (0..state.waiting.len()).min_by_key(|at| running(&state.waiting[*at]));
+                let Some(waiting) = next.and_then(|at| state.waiting.remove(at)) else { return };
+                let owner = waiting.run.owner_id;
+                let active = Active { owner, handle: None, cancel: None, input_closed: false };
+                state.active.insert(waiting.run.id, active);
+                waiting
+            };
+            tokio::spawn(Arc::clone(self).run(run, writer));
+        }
+    }
+
+    async fn run(self: Arc<Self>, run: Run, writer: LogWriter) {
+        let outcome = match self.store.begin_run(run.id, Moment::now()).await {
+            Ok(true) => match self.job(&run) {
+                Ok(job) => {
+                    let registered = Arc::clone(&self);
+                    let id = run.id;
+                    let closed = job.stdin.is_some();
+                    runner::run(job, writer, move |handle| registered.register(id, handle, closed))
+                        .await
+                }
+                Err(reason) => {
+                    let exit = Exit::without_program(reason);
+                    runner::finish(writer, exit, false).await
+                }
+            },
+            begun => {
+                if let Err(error) = begun {
+                    error!(run = %run.id, %error, "a run cannot be noted as begun");
+                }
+                let exit = Exit::without_program(Reason::StartFailed);
+                runner::finish(writer, exit, false).await
+            }
+        };
+        self.settle(run.id, &outcome).await;
+        lock(&self.state).active.remove(&run.id);
+        self.left.notify_waiters();
+        self.dispatch();
+    }
+
+    fn register(&self, run: Uuid, handle: Handle, input_closed: bool) {
+        let mut state = lock(&self.state);
+        let Some(active) = state.active.get_mut(&run) else { return };
+        if let Some((signal, grace)) = active.cancel {
+            handle.control.cancel_by(signal, grace);
+        }
+        active.handle = Some(handle);
+        active.input_closed = input_closed;
+    }
+
+    fn job(&self, run: &Run) -> Result<Job, Reason> {
+        let language = self.languages.get(&run.language).ok_or(Reason::StartFailed)?;
+        let request: RunRequest =
+            serde_json::from_value(run.request.clone()).map_err(|_| Reason::StartFailed)?;
+        if run.code.len() as u64 > self.max_code {
+            return Err(Reason::StartFailed);
+        }
+        let file = format!("main.{}", language.extension);
+        let command = language.command_for(&file, &request.args);
+        let sandbox = *self.sandbox.as_ref().map_err(|_| Reason::StartFailed)?;
+        let mut spec = ProgramSpec::new(command, self.work.join(run.id.to_string()), sandbox);
+        spec.environment.clone_from(&language.environment);
+        spec.environment.extend(request.env);
+        spec.read_only.clone_from(&language.read_only);
+        spec.terminal = request.terminal;
+        let least = |own: Option<u64>, most: u64| own.unwrap_or(most).clamp(1, most);
+        let most = &self.limits;
+        let span =
+            |own, most: Span| Span::from_millis(least(own, most.duration().as_millis() as u64));
+        let size = |own, most: schwann_process::ByteSize| {
+            schwann_process::ByteSize::new(least(own, most.bytes()))
+        };
+        spec.limits = Limits {
+            wall: span(request.wall_ms, most.wall),
+            cpu: span(request.cpu_ms, most.cpu),
+            memory: size(request.memory_bytes, most.memory),
+            output: size(request.output_bytes, most.output),
+            ..*most
+        };
+        Ok(Job {
+            start: Start {
+                run_id: run.id,
+                card_id: run.card_id,
+                language: run.language.clone(),
+                sandbox: run.sandbox.clone(),
+            },
+            spec,
+            file: (file, run.code.clone()),
+            stdin: request.stdin.map(Bytes::from),
+            stopping: Arc::clone(&self.stopping),
+        })
+    }
+
+    fn cancel(self: &Arc<Self>, run: Uuid, signal: Signal, grace: Span) {
+        let waiting = {
+            let mut state = lock(&self.state);
+            if let Some(active) = state.active.get_mut(&run) {
+                active.cancel = Some((signal, grace));
+                if let Some(handle) = &active.handle {
+                    handle.control.cancel_by(signal, grace);
+                }
+            }
+            let at = state.waiting.iter().position(|waiting| waiting.run.id == run);
+            at.and_then(|at| state.waiting.remove(at))
+        };
+        if let Some(Waiting { run, writer }) = waiting {
+            let inner = Arc::clone(self);
+            tokio::spawn(async move {
+                let exit = Exit::without_program(Reason::Cancelled);
+                let outcome = runner::finish(writer, exit, false).await;
+                inner.settle(run.id, &outcome).await;
+            });
+        }
+    }
+
+    /// Notes how a run ended, now or as soon as the database takes it. One
+    /// whose log could not take it is noted when that was mended.
+    async fn settle(&self, run: Uuid, outcome: &Outcome) {
+        let Some(last_seq) = outcome.last_seq else { return };
+        let end = run_end(&outcome.exit, last_seq, outcome.truncated);
+        if let Err(error) = self.store.finish_run(run, &end, Moment::now()).await {
+            error!(%run, %error, "the end of a run cannot be noted yet");
+            lock(&self.state).unsettled.push((run, end));
+        }
+    }
+
+    async fn settle_recovered(&self, recovered: Vec<Recovered>) {
+        for Recovered { run, exit, last_seq } in recovered {
+            let truncated = exit.reason == Reason::OutputLimit;
+            let outcome = Outcome { exit, last_seq: Some(last_seq), truncated };
+            self.settle(run, &outcome).await;
+        }
+    }
+
+    async fn tend(self: &Arc<Self>) {
+        let unsettled = std::mem::take(&mut lock(&self.state).unsettled);
+        for (run, end) in unsettled {
+            if let Err(error) = self.store.finish_run(run, &end, Moment::now()).await {
+                warn!(%run, %error, "the end of a run cannot be noted yet");
+                lock(&self.state).unsettled.push((run, end));
+            }
+        }
+        match self.logs.tend().await {
+            Ok(tended) => self.settle_recovered(tended.recovered).await,
+            Err(error) => warn!(%error, "the logs of runs cannot be tended"),
+        }
+        if let Err(error) = self.expire().await {
+            warn!(%error, "old runs cannot be forgotten");
+        }
+    }
+
+    async fn expire(self: &Arc<Self>) -> Result<(), StoreError> {
+        let before = Moment::now().before(self.keep);
+        for run in self.store.expired_runs(before, self.keep_per_card, 1000).await? {
+            if self.store.delete_run(run).await?
+                && let Err(error) = self.logs.remove(run).await
+            {
+                warn!(%run, %error, "the output of a forgotten run is left behind");
+            }
+        }
+        self.store.forget_keys(Moment::now().before(KEYS)).await?;
+        // Asked for through another server that shares the database.
+        for run in self.store.unfinished_runs(Some(&self.server)).await? {
+            if run.cancel_requested && self.is_left_alone(run.id) {
+                self.cancel(run.id, Signal::Interrupt, Span::from_secs(2));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a run waits or runs here and nothing was done yet to end it.
+    fn is_left_alone(&self, run: Uuid) -> bool {
+        let state = lock(&self.state);
+        let active = state.active.get(&run).is_some_and(|active| active.cancel.is_none());
+        active || state.waiting.iter().any(|waiting| waiting.run.id == run)
+    }
+}
+
+/// The sandbox that programs get, and its name; found by really using it.
+async fn held(asked: Sandbox) -> (Result<Sandbox, String>, String) {
+    if asked == Sandbox::None {
+        warn!(
+            "programs run without a sandbox, as the settings say: they can do what the server can"
+        );
+        return (Ok(asked), asked.to_string());
+    }
+    let report = Sandboxes::probe().await;
+    let found = report.resolve(asked);
+    match &found {
+        Ok(sandbox) => {
+            info!(%sandbox, %report, "programs run in a sandbox");
+            let cgroups = if report.has_cgroups() { "+cgroups" } else { "" };
+            let name = format!("{sandbox}{cgroups}");
+            (found, name)
+        }
+        Err(missing) => {
+            error!(%asked, missing, "no program will be run: there is no sandbox");
+            (found, asked.to_string())
+        }
+    }
+}
+
+/// As a stream says whose event it is.
+pub(crate) fn of(run: &Run) -> Of {
+    Of { run_id: run.id, card_id: run.card_id }
+}
+
+fn run_end(exit: &Exit, last_seq: u64, truncated: bool) -> RunEnd {
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    RunEnd {
+        reason: exit.reason.as_str().to_owned(),
+        exit_code: exit.code.map(i64::from),
+        signal: exit.signal.map(i64::from),
+        elapsed_ms: Some(number(exit.elapsed_ms)),
+        cpu_ms: Some(number(exit.cpu_ms)),
+        max_rss_bytes: Some(number(exit.max_rss_bytes)),
+        stdout_bytes: number(exit.stdout_bytes),
+        stderr_bytes: number(exit.stderr_bytes),
+        truncated,
+        last_seq: number(last_seq),
+    }
+}
+
+/// What a client is told where a log cannot be written or read.
+pub(crate) fn log_problem(error: LogError) -> Problem {
+    match error {
+        LogError::NoSpace(_) => Problem::storage_full().because(error),
+        LogError::Gone => {
+            let detail = "The output of this run is not kept any more";
+            Problem::new(StatusCode::GONE, "output_expired", detail)
+        }
+        LogError::Disk(_) | LogError::Failed | LogError::Damaged(_) | LogError::InUse(_) => {
+            Problem::unavailable("storage_failed", "The output of runs cannot be kept now")
+                .retry_after(5)
+                .because(error)
+        }
+    }
+}
+
+fn refusal(error: SaveAndRunError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        SaveAndRunError::NotFound => Problem::not_found("Card"),
+        SaveAndRunError::NotCode => Problem::bad_request("not_code", "Text cannot be run"),
+        SaveAndRunError::OtherVersion(version) => Problem::new(
+            StatusCode::PRECONDITION_FAILED,
+            "version",
+            format!("The card was changed meanwhile; it is at version {version}"),
+        ),
+        SaveAndRunError::Busy(run) => Problem::conflict(
+            "card_running",
+            format!("The card is running already, as {run}; `on_busy` may be `queue` or `replace`"),
+        ),
+        SaveAndRunError::KeyReused => Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "key_reused",
+            "This Idempotency-Key was used for another request",
+        ),
+        SaveAndRunError::Quota => Problem::too_many("quota", detail, 5),
+        SaveAndRunError::QueueFull => Problem::too_many("queue_full", detail, 5),
+        SaveAndRunError::Store(error) => error.into(),
+    }
+}
+
+/// The name under which this folder's server is known, made the first time.
+fn server_id(data: &Path) -> io::Result<String> {
+    let path = data.join("server-id");
+    match fs::read_to_string(&path) {
+        Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let id = Uuid::new_v4().to_string();
+    let new = path.with_extension("new");
+    fs::write(&new, &id)?;
+    fs::rename(new, path)?;
+    Ok(id)
+}
+
+impl RunStatus {
+    /// Whether nothing more will happen.
+    pub(crate) fn is_finished(self) -> bool {
+        self == Self::Finished
+    }
+}
+
+impl fmt::Debug for Runs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Runs").field("server", &self.0.server).finish_non_exhaustive()
+    }
+}
