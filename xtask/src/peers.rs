@@ -31,6 +31,8 @@ const ENVIRONMENTS: &[(&str, &[&str])] = &[
     ("sdk-11.3.0", &["SCHWANN_PEER_SDK_11"]),
     ("wallet-4.0.1", &["SCHWANN_PEER_WALLET_4_0"]),
     (ETL_SERVERS, &["SCHWANN_PEER_AISTORE"]),
+    // No SDK: a validator of OpenAPI documents, and what makes up requests by them.
+    ("openapi", &["SCHWANN_PEER_OPENAPI"]),
 ];
 
 /// The web servers of AIStore's SDK. Our own conformance needs none of them.

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: prepares what is missing and runs every test.
 
 use std::{
+    fs,
     process::{Command, ExitCode},
     time::Instant,
 };
@@ -14,10 +15,13 @@ use crate::{
 };
 
 /// Turns on the tests that meet the real SDKs.
-const PEERS: &str = "schwann-synapse/peers,schwann-cli/peers,schwann-etl/peers";
+const PEERS: &str = "schwann-synapse/peers,schwann-cli/peers,schwann-etl/peers,schwann-cards/peers";
 
 /// Turns on the runs of the ETL conformance client against the SDK's own servers, which take minutes and test its checks.
 const ETL_SERVERS: &str = "schwann-etl/sdk-servers";
+
+/// Turns on the tests that start a PostgreSQL server.
+const POSTGRES: &str = "schwann-cards/postgres";
 
 /// Runs the tests. A failing step does not keep the next from running.
 ///
@@ -42,6 +46,12 @@ pub(crate) fn tests(choice: &Choice, steps: &mut Steps) -> Result<()> {
         Some(peers)
     };
     let peers = peers.as_ref();
+    if !has_postgres() {
+        steps.leave(
+            "cards with PostgreSQL",
+            "there is no server below /usr/lib/postgresql; apt-get install postgresql",
+        );
+    }
     if choice.filter.is_none() {
         steps.run("formatting", &mut cargo(&["fmt", "--all", "--check"]));
         let mut lints = with(choice, &["clippy", "--workspace", "--all-targets"], peers);
@@ -68,5 +78,14 @@ fn with(choice: &Choice, args: &[&str], peers: Option<&Peers>) -> Command {
             command.args(["--features", ETL_SERVERS]);
         }
     }
+    if has_postgres() {
+        command.args(["--features", POSTGRES]);
+    }
     command
+}
+
+/// Whether the system's packages have brought a PostgreSQL server.
+fn has_postgres() -> bool {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().filter_map(Result::ok);
+    versions.map(|version| version.path().join("bin/initdb")).any(|program| program.exists())
 }

@@ -13,7 +13,7 @@ use crate::{app::App, problem::Problem};
     tag = "utils",
     operation_id = "utils-health_check",
     security(()),
-    responses((status = 200, body = bool, description = "`true`"))
+    responses((status = 200, body = bool, content_type = "application/json", description = "`true`"))
 )]
 pub(crate) async fn health_check() -> Json<bool> {
     Json(true)
@@ -26,7 +26,7 @@ pub(crate) async fn health_check() -> Json<bool> {
     tag = "utils",
     operation_id = "utils-ready",
     security(()),
-    responses((status = 200, body = bool, description = "`true`"))
+    responses((status = 200, body = bool, content_type = "application/json", description = "`true`"))
 )]
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<bool>, Problem> {
     app.store.ping().await?;

@@ -52,6 +52,14 @@ pub(super) fn complete(document: &mut openapi::OpenApi) {
 }
 
 fn refusals(path: &str, operation: &mut Operation) {
+    for response in operation.responses.responses.values_mut() {
+        // The specification wants one of each.
+        if let RefOr::T(response) = response
+            && response.description.is_empty()
+        {
+            response.description = "Successful Response".to_owned();
+        }
+    }
     let open = operation.security.as_ref().is_some_and(|security| {
         security.iter().any(|one| *one == openapi::security::SecurityRequirement::default())
     });
