@@ -38,3 +38,8 @@ pub use self::outbound::TlsError;
 pub use self::server::{EtlServer, SetupError, raise_open_files};
 pub use self::settings::{BadToken, EtlSettings, SettingsError, TlsSettings, Token};
 pub use self::target::{Target, TargetError};
+
+/// The code on that page is compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/transform-in-ten-lines.md")]
+mod transform_in_ten_lines {}
