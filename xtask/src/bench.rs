@@ -16,6 +16,7 @@ use crate::{
     top,
 };
 
+mod etl;
 mod part;
 mod table;
 
@@ -52,6 +53,8 @@ enum Subject {
     Hyper,
     Sdk10,
     Sdk7,
+    FastApi,
+    Threaded,
 }
 
 impl Subject {
@@ -61,11 +64,13 @@ impl Subject {
             Self::Hyper => "bare hyper",
             Self::Sdk10 => "Python SDK 10.5.0",
             Self::Sdk7 => "Python SDK 7.4.0",
+            Self::FastApi => "Python, FastAPI",
+            Self::Threaded => "Python, threaded",
         }
     }
 
     fn is_python(self) -> bool {
-        matches!(self, Self::Sdk10 | Self::Sdk7)
+        !matches!(self, Self::Schwann | Self::Hyper)
     }
 }
 
@@ -81,10 +86,13 @@ const ALL: [Subject; 4] = [Subject::Schwann, Subject::Hyper, Subject::Sdk10, Sub
 pub(crate) fn run(wish: &Wish) -> Result<ExitCode> {
     let before = load_average();
     let mut bench = Bench::new(wish)?;
-    bench.axon()?;
-    bench.junk()?;
-    bench.streams()?;
-    bench.fan_out()?;
+    if bench.synapse.is_some() {
+        bench.axon()?;
+        bench.junk()?;
+        bench.streams()?;
+        bench.fan_out()?;
+    }
+    bench.etl()?;
     if bench.rows.is_empty() {
         bail!("nothing is called {}", wish.only.as_deref().unwrap_or_default());
     }
@@ -116,10 +124,28 @@ pub(crate) fn run(wish: &Wish) -> Result<ExitCode> {
 struct Bench<'a> {
     wish: &'a Wish,
     samples: usize,
+    synapse: Option<Synapse>,
+    rows: Vec<Row>,
+}
+
+/// What measures of synapses need. Made when the first is wanted.
+struct Synapse {
     peers: Option<peers::Peers>,
     binary: String,
     load: Part,
-    rows: Vec<Row>,
+}
+
+impl Synapse {
+    fn new(wish: &Wish) -> Result<Self> {
+        let peers = if wish.no_peers {
+            None
+        } else {
+            Some(peers::prepare_those(|name| matches!(name, "sdk-10.5.0" | "sdk-7.4.0"))?)
+        };
+        let binary = built("schwann-synapse", "peers")?;
+        let load = Part::start("load", program(&binary).arg("load"))?;
+        Ok(Self { peers, binary, load })
+    }
 }
 
 /// One sample: CPU seconds of the program under measurement, and what its driver saw.
@@ -137,19 +163,22 @@ impl Sample {
 
 impl<'a> Bench<'a> {
     fn new(wish: &'a Wish) -> Result<Self> {
-        let peers = if wish.no_peers {
-            None
-        } else {
-            Some(peers::prepare_those(|name| matches!(name, "sdk-10.5.0" | "sdk-7.4.0"))?)
-        };
-        let binary = build()?;
-        let load = Part::start("load", program(&binary).arg("load"))?;
         let samples = wish.samples.unwrap_or(if wish.quick { 3 } else { 7 }).max(1);
-        Ok(Self { wish, samples, peers, binary, load, rows: Vec::new() })
+        let only_etl = wish.only.as_ref().is_some_and(|only| only.starts_with("etl"));
+        let synapse = if only_etl { None } else { Some(Synapse::new(wish)?) };
+        Ok(Self { wish, samples, synapse, rows: Vec::new() })
+    }
+
+    fn synapse(&self) -> &Synapse {
+        self.synapse.as_ref().expect("measures of synapses run only if it is there")
+    }
+
+    fn is_wanted(&self, name: &str) -> bool {
+        self.wish.only.as_ref().is_none_or(|only| name.contains(only.as_str()))
     }
 
     fn wanted(&self, name: &str) -> bool {
-        let wanted = self.wish.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+        let wanted = self.is_wanted(name);
         if wanted {
             say(format_args!("measuring: {name}"));
         }
@@ -165,9 +194,9 @@ impl<'a> Bench<'a> {
         let variable = match subject {
             Subject::Sdk10 => "SCHWANN_PEER_SDK_10_5",
             Subject::Sdk7 => "SCHWANN_PEER_SDK_7_4",
-            Subject::Schwann | Subject::Hyper => return None,
+            _ => return None,
         };
-        Some(self.peers.as_ref()?.interpreter(variable)?.to_owned())
+        Some(self.synapse().peers.as_ref()?.interpreter(variable)?.to_owned())
     }
 
     /// A script of ours under an SDK.
@@ -181,13 +210,14 @@ impl<'a> Bench<'a> {
 
     fn axon_of(&self, subject: Subject) -> Result<Option<Part>> {
         let name = subject.name();
-        let denied = self.load.ready()["denied"].as_str().context("no denied hotkey")?.to_owned();
+        let denied =
+            self.synapse().load.ready()["denied"].as_str().context("no denied hotkey")?.to_owned();
         Ok(Some(match subject {
             Subject::Schwann => {
-                Part::start(name, program(&self.binary).args(["axon", denied.as_str()]))?
+                Part::start(name, program(&self.synapse().binary).args(["axon", denied.as_str()]))?
             }
-            Subject::Hyper => Part::start(name, program(&self.binary).arg("reference"))?,
-            Subject::Sdk10 | Subject::Sdk7 => {
+            Subject::Hyper => Part::start(name, program(&self.synapse().binary).arg("reference"))?,
+            _ => {
                 let Some(mut python) = self.script(subject, "py_axon") else { return Ok(None) };
                 let port = part::free_port()?.to_string();
                 let flags = ["--exit-on-stdin-close", "--deny-hotkey", denied.as_str()];
@@ -238,11 +268,12 @@ impl<'a> Bench<'a> {
     fn drive(&mut self, server: &Part, mut job: Value, expected: &str) -> Result<Sample> {
         job["port"] = server.ready()["port"].clone();
         job["hotkey"] = server.ready()["hotkey"].clone();
-        self.load.say(&job)?;
-        self.load.hear()?;
+        let synapse = self.synapse.as_mut().context("no load generator")?;
+        synapse.load.say(&job)?;
+        synapse.load.hear()?;
         let before = server.cpu()?;
-        self.load.say(&json!("go"))?;
-        let result = self.load.hear()?;
+        synapse.load.say(&json!("go"))?;
+        let result = synapse.load.hear()?;
         let cpu = (server.cpu()? - before).as_secs_f64();
         sampled(cpu, result, expected)
     }
@@ -418,7 +449,10 @@ impl<'a> Bench<'a> {
             let (axons, mut callers) = match started.take() {
                 Some(started) => started,
                 None => {
-                    let axons = Part::start("axons", program(&self.binary).args(["axons", "256"]))?;
+                    let axons = Part::start(
+                        "axons",
+                        program(&self.synapse().binary).args(["axons", "256"]),
+                    )?;
                     (axons, self.callers()?)
                 }
             };
@@ -461,10 +495,16 @@ impl<'a> Bench<'a> {
 
     fn callers(&self) -> Result<Vec<(Subject, Part)>> {
         let mut callers = vec![
-            (Subject::Schwann, Part::start("fan-out", program(&self.binary).arg("fan-out"))?),
+            (
+                Subject::Schwann,
+                Part::start("fan-out", program(&self.synapse().binary).arg("fan-out"))?,
+            ),
             (
                 Subject::Hyper,
-                Part::start("fan-out-reference", program(&self.binary).arg("fan-out-reference"))?,
+                Part::start(
+                    "fan-out-reference",
+                    program(&self.synapse().binary).arg("fan-out-reference"),
+                )?,
             ),
         ];
         for subject in [Subject::Sdk10, Subject::Sdk7] {
@@ -506,10 +546,10 @@ fn clients_text(clients: usize) -> String {
     }
 }
 
-/// Builds the programs that are measured, and says where they are.
-fn build() -> Result<String> {
+/// Builds the programs of a crate that are measured, and says where they are.
+fn built(package: &str, bench: &str) -> Result<String> {
     say(format_args!("building what is measured"));
-    let out = cargo(&["build", "--release", "--package", "schwann-synapse", "--bench", "peers"])
+    let out = cargo(&["build", "--release", "--package", package, "--bench", bench])
         .args(["--message-format", "json-render-diagnostics"])
         .stderr(std::process::Stdio::inherit())
         .output()
@@ -522,7 +562,7 @@ fn build() -> Result<String> {
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .find_map(|message| {
-            let ours = message["target"]["name"] == "peers";
+            let ours = message["target"]["name"] == bench;
             ours.then(|| message["executable"].as_str().map(str::to_owned))?
         });
     binary.context("cargo names no executable")
@@ -572,6 +612,7 @@ fn goals(rows: &[Row]) -> Vec<Goal> {
             at_least: true,
         }));
     }
+    goals.extend(etl::goals(rows));
     if let Some(row) = rows
         .iter()
         .find(|row| row.measure == "fan-out-slow" && row.label == Subject::Schwann.name())

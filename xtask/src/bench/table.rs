@@ -73,7 +73,7 @@ fn median(mut numbers: Vec<f64>) -> Option<f64> {
 }
 
 impl Row {
-    fn micros(&self) -> f64 {
+    pub(crate) fn micros(&self) -> f64 {
         median(self.samples.clone()).unwrap_or(f64::NAN)
     }
 
@@ -85,8 +85,16 @@ impl Row {
         these / all
     }
 
+    /// The most that was seen of this, over all samples.
+    pub(crate) fn most(&self, what: &str) -> f64 {
+        self.seen.iter().filter_map(|seen| seen[what].as_f64()).fold(0.0, f64::max)
+    }
+
     /// What is to be said besides numbers: statuses, where not all are the same.
     fn remark(&self) -> String {
+        if self.measure == super::etl::PARALLEL {
+            return format!("/health within {:.1} ms", self.most("health_ms"));
+        }
         if self.measure != "fan-out-slow" {
             return String::new();
         }
@@ -258,6 +266,9 @@ alternate; the middle column is their median, and the ratios are medians of rati
   `cargo xtask peers` pins. It gets fewer operations per sample, for it takes longer.
 * *Streaming at full speed* counts from the first request to the last token. *A token each N ms* counts from when all
   streams have begun, for three seconds.
+* **ETL**: our server with a builtin transform and default settings; a hyper server that sends each body back; and the
+  FastAPI and the threaded server of AIStore's SDK 2.0.0 with the same transforms (`interop/etl/reference_app.py`). Per MB
+  is per million bytes of the object: 1000 µs per MB is 1 s per GB. Python's 1 GiB is 256 MiB.
 * *Junk* is what must not cost more than a good request: the ratio is to that.
 
 `cargo xtask bench --only axon --quick` for a first look; `--json` has every sample.
