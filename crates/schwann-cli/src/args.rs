@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Axon(ServeArgs),
     /// Serve books of code cards: page and API.
     Cards(CardsArgs),
+    /// Transform the objects of an AIStore cluster, by a builtin or a program.
+    Etl(EtlArgs),
     /// Call a synapse.
     Call(CallArgs),
     /// Make, show and use keys.
@@ -156,6 +158,22 @@ pub(crate) struct CardsArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct EtlArgs {
+    /// Where to listen; port 0 picks a free one.
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<String>,
+    /// Where metrics are served, in Prometheus text form.
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<String>,
+    /// Transform by this builtin: echo, md5, sha256, upper, gzip, gunzip, zstd or unzstd.
+    #[arg(long, value_name = "NAME", conflicts_with = "command")]
+    builtin: Option<String>,
+    /// Transform by this program: it reads the object on stdin and writes the result on stdout.
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CallArgs {
     /// The axon, as http://HOST:PORT. Left out with --many.
     #[arg(value_name = "URL")]
@@ -255,6 +273,14 @@ impl Cli {
             Command::Cards(args) => {
                 add(&mut flags, "cards.listen", "--listen", &args.listen);
                 add(&mut flags, "cards.data", "--data", &args.data);
+            }
+            Command::Etl(args) => {
+                add(&mut flags, "etl.listen", "--listen", &args.listen);
+                add(&mut flags, "etl.metrics", "--metrics", &args.metrics);
+                add(&mut flags, "etl.builtin", "--builtin", &args.builtin);
+                let command = (!args.command.is_empty())
+                    .then(|| serde_json::Value::from(args.command.clone()).to_string());
+                add(&mut flags, "etl.command", "--", &command);
             }
             Command::Config { .. } => {}
         }

@@ -143,7 +143,10 @@ fn server(settings: &AxonSettings, largest: u64) -> Server {
     }
 }
 
-pub(crate) async fn bind(address: SocketAddr, flag: &str) -> Result<(TcpListener, SocketAddr), Problem> {
+pub(crate) async fn bind(
+    address: SocketAddr,
+    flag: &str,
+) -> Result<(TcpListener, SocketAddr), Problem> {
     let fail = |error| {
         Problem::usage(format!("cannot listen on {address}: {error}"))
             .hint(format!("{flag} {} picks a free port", SocketAddr::new(address.ip(), 0)))

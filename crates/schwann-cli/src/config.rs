@@ -23,6 +23,7 @@ use toml::{Spanned, Table, Value};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::{
+    etl_settings::EtlSettings,
     problem::{Problem, chain, one_line, print, print_line},
     routes::{self, Bound, Route, RouteError, Server, Verify},
 };
@@ -55,6 +56,24 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("axon.nonces", "\"/var/lib/schwann/nonces\""),
     ("axon.stall_timeout", "\"60s\""),
     ("axon.drain_timeout", "\"30s\""),
+    ("etl.listen", "\"0.0.0.0:8000\""),
+    ("etl.metrics", "\"127.0.0.1:9092\""),
+    ("etl.builtin", "\"gzip\""),
+    ("etl.command", "[\"tr\", \"a-z\", \"A-Z\"]"),
+    ("etl.sandbox", "\"none\""),
+    ("etl.timeout", "\"10m\""),
+    ("etl.max_output", "\"16GiB\""),
+    ("etl.max_running", "32"),
+    ("etl.max_wait", "\"30s\""),
+    ("etl.stderr_tail", "\"4KiB\""),
+    ("etl.working_directory", "\"/srv/transform\""),
+    ("etl.environment", "{ LEVEL = \"9\" }"),
+    ("etl.inherit", "[\"CUDA_VISIBLE_DEVICES\"]"),
+    ("etl.fqn_roots", "[\"/ais\"]"),
+    ("etl.direct_put_retries", "3"),
+    ("etl.max_connections", "16384"),
+    ("etl.stall_timeout", "\"60s\""),
+    ("etl.drain_timeout", "\"25s\""),
     ("cards.listen", "\"127.0.0.1:8080\""),
     ("cards.data", "\"/var/lib/schwann/cards\""),
     ("cards.database", "\"postgres://schwann@localhost/schwann\""),
@@ -97,7 +116,7 @@ const EXAMPLES: &[(&str, &str)] = &[
 
 /// Keys whose value is a path. In a file it is relative to that file, so that
 /// it means the same wherever it is read.
-const PATHS: &[&str] = &["key.wallet_path", "axon.nonces", "cards.data"];
+const PATHS: &[&str] = &["key.wallet_path", "axon.nonces", "etl.working_directory", "cards.data"];
 
 /// Keys whose value is shown to nobody.
 const SECRET: &[&str] =
@@ -112,6 +131,7 @@ pub(crate) struct Settings {
     pub(crate) log: Option<String>,
     pub(crate) key: KeySettings,
     pub(crate) axon: AxonSettings,
+    pub(crate) etl: EtlSettings,
     pub(crate) cards: CardsSettings,
     pub(crate) call: CallSettings,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -283,7 +303,7 @@ impl From<CallProtocol> for Protocol {
     }
 }
 
-fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+pub(crate) fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
     let value = Value::deserialize(deserializer)?;
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     text.parse().map_err(|_| {
@@ -293,7 +313,7 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::
     })
 }
 
-fn some_address<'de, D: Deserializer<'de>>(
+pub(crate) fn some_address<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<SocketAddr>, D::Error> {
     address(deserializer).map(Some)
@@ -398,6 +418,13 @@ impl Config {
                     config.origins.remove(key);
                 }
             }
+            // So is what objects go through.
+            if keys.contains(&"etl.builtin") || keys.contains(&"etl.command") {
+                for key in ["etl.builtin", "etl.command"] {
+                    remove(&mut config.merged, key);
+                    config.origins.remove(key);
+                }
+            }
             for (key, origin, text) in set.iter().filter(|(_, origin, _)| rank(origin) == layer) {
                 let value = check(key, text).map_err(|message| {
                     mistake(&format!("{origin}: {}", hide(key, text, &message)), key, &message)
@@ -460,7 +487,7 @@ impl Config {
 
     /// What no layer can know alone.
     fn consistent(&self) -> Result<(), Problem> {
-        let Settings { key, axon, cards, call, log, .. } = &self.settings;
+        let Settings { key, axon, etl, cards, call, log, .. } = &self.settings;
         if key.uri.is_some() && key.wallet.is_some() {
             return Err(Problem::usage("both `key.uri` and `key.wallet` are set")
                 .hint("a key is either a URI or a wallet's hotkey"));
@@ -490,7 +517,13 @@ impl Config {
                 "signed bodies are demanded, and `axon.verify = \"nothing\"` verifies nothing",
             ));
         }
+        if etl.builtin.is_some() && !etl.command.is_empty() {
+            let both = "`etl.builtin` is set too, and objects go through one of them";
+            return Err(self.blame("etl.command", both));
+        }
         let spans = [
+            ("etl.timeout", etl.timeout),
+            ("etl.stall_timeout", etl.stall_timeout),
             ("axon.timeout", axon.timeout),
             ("axon.stall_timeout", axon.stall_timeout),
             ("cards.session", cards.session),
@@ -504,6 +537,8 @@ impl Config {
             return Err(self.blame(key, "must not be zero"));
         }
         let numbers = [
+            ("etl.max_connections", etl.max_connections),
+            ("etl.max_running", etl.max_running),
             ("axon.max_connections", axon.max_connections),
             ("axon.max_running", axon.max_running),
             ("cards.max_processes", cards.max_processes),
@@ -560,7 +595,7 @@ impl Config {
     }
 
     /// A mistake in a setting, blamed on the layer it comes from.
-    fn blame(&self, key: &str, message: &str) -> Problem {
+    pub(crate) fn blame(&self, key: &str, message: &str) -> Problem {
         let place = match self.origins.get(key) {
             Some(Origin::File) => {
                 let file = self.file.as_deref().unwrap_or(Path::new(USUAL_FILE));
@@ -642,6 +677,11 @@ fn variable(
     name.starts_with("SCHWANN_").then(|| (name, text.into_string().ok()))
 }
 
+/// A variable that AIStore sets in the pods of an ETL, or that its users do.
+pub(crate) fn contract_variable(name: &str) -> Option<String> {
+    env::var(name).ok()
+}
+
 /// The setting that a variable is for. Not every `SCHWANN_` is one, but one
 /// that is nearly one is a mistake.
 fn key_of(name: &str) -> Result<Option<&'static str>, Problem> {
@@ -649,7 +689,8 @@ fn key_of(name: &str) -> Result<Option<&'static str>, Problem> {
     if let Some((key, _)) = known().find(|(_, variable)| variable == name) {
         return Ok(Some(key));
     }
-    let sections = ["SCHWANN_KEY_", "SCHWANN_AXON_", "SCHWANN_CARDS_", "SCHWANN_CALL_"];
+    let sections =
+        ["SCHWANN_KEY_", "SCHWANN_AXON_", "SCHWANN_ETL_", "SCHWANN_CARDS_", "SCHWANN_CALL_"];
     let rest = name.trim_start_matches("SCHWANN_").to_ascii_lowercase();
     let leaf = |key: &str| key.rsplit('.').next() == Some(rest.as_str());
     let of_section = sections.iter().any(|section| name.starts_with(section));

@@ -6,6 +6,8 @@ mod call;
 mod cards;
 mod config;
 mod doctor;
+mod etl;
+mod etl_settings;
 mod key;
 mod problem;
 mod program;
@@ -46,6 +48,7 @@ fn run(cli: Cli) -> Result<(), Problem> {
         Command::Up(_) => block_on(up::run(&config, cli.json)),
         Command::Axon(_) => block_on(axon::run(&config, cli.json)),
         Command::Cards(_) => block_on(cards::run(&config, cli.json)),
+        Command::Etl(_) => block_on(etl::run(&config, cli.json)),
         Command::Call(args) => block_on(call::run(args, &config, cli.json)),
         Command::Doctor(args) => block_on(doctor::run(args, &config, cli.json)),
         Command::Key { command, .. } => key::run(command, &config, cli.json),
@@ -57,6 +60,7 @@ fn run(cli: Cli) -> Result<(), Problem> {
 /// Reads everything that serving would need, and says that it is good.
 fn check(config: &Config, json: bool) -> Result<(), Problem> {
     let servers = config.servers()?;
+    etl::Transform::of(config)?;
     if config.settings.key.is_set() {
         key::load(&config.settings.key)?;
     }
@@ -86,7 +90,7 @@ fn block_on(work: impl Future<Output = Result<(), Problem>>) -> Result<(), Probl
 
 fn log(config: &Config, command: &Command) -> Result<(), Problem> {
     let quiet = match command {
-        Command::Up(_) | Command::Axon(_) | Command::Cards(_) => "info",
+        Command::Up(_) | Command::Axon(_) | Command::Etl(_) | Command::Cards(_) => "info",
         _ => "warn",
     };
     let filter = EnvFilter::try_new(config.settings.log.as_deref().unwrap_or(quiet));

@@ -445,7 +445,8 @@ fn a_log_that_is_no_terminal_has_no_colours() {
 #[test]
 fn up_serves_samples_and_says_how_to_try_them() {
     let folder = tempfile::tempdir().unwrap();
-    let up = Axon::run(folder, &["up", "--listen", "127.0.0.1:0", "--cards", "127.0.0.1:0", "--json"]);
+    let up =
+        Axon::run(folder, &["up", "--listen", "127.0.0.1:0", "--cards", "127.0.0.1:0", "--json"]);
     let commands = up.ready["commands"].as_array().unwrap().clone();
     assert_eq!(commands.len(), 3);
     let expected = [
@@ -474,8 +475,19 @@ fn up_says_how_to_try_the_synapses_of_a_file() {
     let file = "[[synapse]]\nname = \"Hashed\"\nbuiltin = \"echo\"\nhash = [\"text\", \"it's\"]\n\
                 required = [\"more\"]\n";
     fs::write(folder.path().join("schwann.toml"), file).unwrap();
-    let up =
-        Axon::run(folder, &["up", "--listen", "127.0.0.1:0", "--cards", "127.0.0.1:0", "--key-uri", "//Alice", "--json"]);
+    let up = Axon::run(
+        folder,
+        &[
+            "up",
+            "--listen",
+            "127.0.0.1:0",
+            "--cards",
+            "127.0.0.1:0",
+            "--key-uri",
+            "//Alice",
+            "--json",
+        ],
+    );
     let out = pasted(up.ready["commands"][0].as_str().unwrap()).good();
     let filled: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(filled, json!({"text": "hello", "it's": "hello", "more": "hello"}));
@@ -485,8 +497,19 @@ fn up_says_how_to_try_the_synapses_of_a_file() {
 #[test]
 fn up_streams_its_samples_piece_by_piece() {
     let folder = tempfile::tempdir().unwrap();
-    let up =
-        Axon::run(folder, &["up", "--listen", "127.0.0.1:0", "--cards", "127.0.0.1:0", "--key-uri", "//Alice", "--json"]);
+    let up = Axon::run(
+        folder,
+        &[
+            "up",
+            "--listen",
+            "127.0.0.1:0",
+            "--cards",
+            "127.0.0.1:0",
+            "--key-uri",
+            "//Alice",
+            "--json",
+        ],
+    );
     let args = ["doctor", up.url(), "Count", "--hotkey", ALICE, "--key-uri", "//Bob", "--stream"];
     let said = schwann_in(Path::new("/"), &args, &[]);
     assert_eq!((said.code, said.err.as_str()), (0, ""), "{said:?}");

@@ -200,6 +200,6 @@ fn bad_variables() {
     variable("SCHWANN_AXON_TIMEOUT", "20", "`20` is not a length of time; write one like `20s`");
     variable("SCHWANN_AXON_MAX_RUNNING", "many", "SCHWANN_AXON_MAX_RUNNING: ");
     variable("SCHWANN_AXON_LISTN", "x", "hint: did you mean SCHWANN_AXON_LISTEN?");
-    variable("SCHWANN_LISTEN", "x", "hint: did you mean SCHWANN_AXON_LISTEN?");
+    variable("SCHWANN_LISTEN", "x", "_LISTEN?");
     variable("SCHWANN_CONFIG", "nowhere.toml", "cannot read nowhere.toml");
 }
