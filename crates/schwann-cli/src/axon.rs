@@ -70,6 +70,12 @@ impl Serving {
             })?);
         }
         for (route, server) in servers {
+            if let routes::Server::Command(command) = &server {
+                let missing = command.check_sandbox().await;
+                missing.map_err(|error| {
+                    Problem::usage(format_args!("synapse `{}`: {}", route.name, chain(&error)))
+                })?;
+            }
             axon = axon.attach(program::route(&route, server));
         }
         let axon = axon.build().map_err(|error| Problem::usage(chain(&error)))?;

@@ -280,11 +280,16 @@ impl Route {
         timeout: Span,
     ) -> Result<Server, RouteError> {
         self.refuse("a command", &self.of_upstreams())?;
-        let mut spec = CommandSpec::new(command.iter(), self.sandbox.ok_or(RouteError::NoSandbox)?);
+        let sandbox = self.sandbox.ok_or(RouteError::NoSandbox)?;
+        let mut spec = CommandSpec::new(command.iter(), sandbox);
         spec.timeout = self.timeout.unwrap_or(timeout);
-        let written = self.working_directory.as_deref().unwrap_or(Path::new(""));
         // Relative to the file, so that it means the same wherever it is read.
-        spec.working_directory = Some(folder.join(written));
+        spec.working_directory = match (&self.working_directory, sandbox) {
+            (Some(written), _) => Some(folder.join(written)),
+            (None, Sandbox::None) => Some(folder.to_owned()),
+            // What lies beside the file, a key maybe, is shown only if asked for.
+            (None, _) => None,
+        };
         put(&mut spec.max_output, &self.max_output);
         put(&mut spec.max_running, &self.max_running);
         put(&mut spec.max_wait, &self.max_wait);

@@ -118,7 +118,7 @@ impl Bubblewrap {
         cgroups: Option<&Cgroups>,
     ) -> Result<Tree, StartError> {
         let system = |step: &'static str| move |e| StartError::system(spec, step, e);
-        let identity = identity(spec)?;
+        let identity = take_identity(spec)?;
         let cgroup = cgroups.map(|cgroups| cgroups.make(&spec.limits)).transpose();
         let cgroup = cgroup.map_err(system("its cgroup cannot be made"))?;
         let doors = cgroup.as_ref().map(Cgroup::doors).transpose();
@@ -162,6 +162,7 @@ impl Bubblewrap {
             limits: limits(spec, cgroup.is_some(), identity.is_some()),
             join,
             exposed,
+            outlives: false,
             confinement: Confinement::default(),
         });
         let child = child.await.map_err(|error| StartError::launch(spec, error))?;
@@ -205,11 +206,13 @@ impl Bubblewrap {
             bind(&mut all, path)?;
         }
         bring(&mut all, &spec.work_folder)?;
-        all.add(["--chdir", WORK, "--remount-ro", "/"]);
+        let folder = spec.start_in.as_deref().unwrap_or(Path::new(WORK));
+        all.add([OsStr::new("--chdir"), folder.as_os_str()]);
+        all.add(["--remount-ro", "/"]);
         for (name, value) in variables(spec) {
             all.add(["--setenv", &name, &value]);
         }
-        let strictness = Strictness { sockets: true, shared_memory: has_cgroup };
+        let strictness = Strictness { sockets: true, shared_memory: has_cgroup, sessions: true };
         let filters = filter::filters(strictness).map_err(io::Error::other)?;
         for filter in &filters {
             let data = all.data(&filter::bytes(filter))?;
@@ -250,7 +253,7 @@ fn bind(all: &mut Arguments, path: &Path) -> io::Result<()> {
 const STAGES: [&str; 3] = ["/mnt", "/media", "/srv"];
 
 /// Whether everybody may enter every folder above it.
-fn is_open(path: &Path) -> bool {
+pub(crate) fn is_open(path: &Path) -> bool {
     path.ancestors().skip(1).all(|folder| {
         folder.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o001 != 0)
     })
@@ -266,7 +269,7 @@ const COUNT_INSIDE: [&str; 4] = [
 ];
 
 /// The user it becomes, if this process is root.
-fn identity(spec: &ProgramSpec) -> Result<Option<Identity>, StartError> {
+pub(crate) fn take_identity(spec: &ProgramSpec) -> Result<Option<Identity>, StartError> {
     if !geteuid().is_root() {
         return Ok(None);
     }
@@ -291,7 +294,7 @@ pub(crate) fn limits(spec: &ProgramSpec, has_cgroup: bool, own_user: bool) -> Ve
         (Resource::Core, 0),
         // Only if nobody watches any more: it would be one signal too many.
         (Resource::Cpu, seconds),
-        (Resource::FileSize, limits.file.bytes()),
+        (Resource::FileSize, limits.file.min(limits.folder).bytes()),
         (Resource::LockedMemory, 64 << 10),
         (Resource::MessageQueues, 0),
         (Resource::OpenFiles, limits.open_files.into()),

@@ -13,14 +13,19 @@ use std::{
 
 use bytes::Bytes;
 use http::StatusCode;
+use rustix::pipe::{PipeFlags, pipe_with};
 use schwann::{Call, Error, Finished, Handler, RequestBody};
 use serde::{Deserialize, Serialize};
-use tokio::{net::unix::pipe, time::Instant};
+use tokio::{net::unix::pipe, sync::OwnedSemaphorePermit, time::Instant};
 
 use crate::{
-    ByteSize, Output, RunError, Running, Sandbox, Span, environment,
+    ByteSize, Limits, Output, ProgramSpec, RunError, Running, Sandbox, Sandboxes, Span,
+    confined::Confined,
+    environment,
+    program::confine,
     slots::{Busy, Slots},
     supervisor::{Supervised, Terms},
+    terminal::Ends,
 };
 
 /// A program to run once per call, as written in a configuration file.
@@ -46,6 +51,14 @@ pub struct CommandSpec {
     /// name is found. This process's, if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub working_directory: Option<PathBuf>,
+    /// Folders and files that it may read in a sandbox, besides the system's
+    /// and its working directory. Without a sandbox it means nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read_only: Vec<PathBuf>,
+    /// What it may use in a sandbox. `wall` and `output` are not looked at:
+    /// they are `timeout` and `max_output`. Without a sandbox none is held.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limits: Limits,
     /// Variables set for it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environment: BTreeMap<String, String>,
@@ -59,6 +72,10 @@ pub struct CommandSpec {
     /// How long the next one waits for its turn.
     #[serde(default = "defaults::max_wait")]
     pub max_wait: Span,
+}
+
+fn is_default(limits: &Limits) -> bool {
+    *limits == Limits::default()
 }
 
 mod defaults {
@@ -100,6 +117,8 @@ impl CommandSpec {
             max_output: defaults::max_output(),
             stderr_tail: defaults::stderr_tail(),
             working_directory: None,
+            read_only: Vec::new(),
+            limits: Limits::default(),
             environment: BTreeMap::new(),
             inherit: Vec::new(),
             max_running: defaults::max_running(),
@@ -131,12 +150,17 @@ pub enum SpecError {
         /// Why not.
         source: io::Error,
     },
-    /// The sandbox asked for does not exist. Never downgraded.
+    /// This machine does not provide the sandbox. Never downgraded.
     #[error(
-        "sandbox `{0}` is not available yet; `sandbox = \"none\"` runs the program with no \
-         isolation at all"
+        "sandbox `{sandbox}` is not available: {missing}; `sandbox = \"none\"` runs the program \
+         with no isolation at all"
     )]
-    SandboxUnavailable(Sandbox),
+    SandboxUnavailable {
+        /// The one asked for.
+        sandbox: Sandbox,
+        /// What is missing, and how to get it.
+        missing: String,
+    },
     /// A setting of zero would let nothing run.
     #[error("`{0}` must not be zero")]
     Zero(&'static str),
@@ -189,14 +213,11 @@ impl Command {
     pub fn from_spec(spec: CommandSpec) -> Result<Self, SpecError> {
         let program = spec.command.first().filter(|program| !program.is_empty());
         let program = program.ok_or(SpecError::NoProgram)?;
-        match spec.sandbox {
-            Sandbox::None => {}
-            Sandbox::Bubblewrap | Sandbox::Landlock | Sandbox::Auto => {
-                return Err(SpecError::SandboxUnavailable(spec.sandbox));
-            }
-        }
         if spec.max_running == 0 {
             return Err(SpecError::Zero("max_running"));
+        }
+        if let Some(name) = spec.limits.zero() {
+            return Err(SpecError::Zero(name));
         }
         if spec.timeout == Span::from_millis(0) {
             return Err(SpecError::Zero("timeout"));
@@ -213,6 +234,22 @@ impl Command {
             .map_err(|source| SpecError::Program { program: program.clone(), source })?;
         let slots = Slots::new(spec.max_running, spec.max_wait.into());
         Ok(Self(Arc::new(Inner { spec, program, folder, environment, slots })))
+    }
+
+    /// Finds out whether this machine has the sandbox that it asks for, so
+    /// that a server can refuse to start instead of failing each call.
+    ///
+    /// # Errors
+    ///
+    /// [`SpecError::SandboxUnavailable`].
+    pub async fn check_sandbox(&self) -> Result<(), SpecError> {
+        let sandbox = self.0.spec.sandbox;
+        if sandbox == Sandbox::None {
+            return Ok(());
+        }
+        let found = Sandboxes::probe().await.resolve(sandbox);
+        let missing = |missing| SpecError::SandboxUnavailable { sandbox, missing };
+        found.map(|_| ()).map_err(missing)
     }
 
     /// What it was made from.
@@ -270,6 +307,9 @@ impl Command {
         let deadline = deadline.map_or(own, |deadline| deadline.min(own));
         let permit = slots.take(deadline).await;
         let permit = permit.map_err(|Busy { most }| RunError::Busy { running: most })?;
+        if spec.sandbox != Sandbox::None {
+            return self.confine(extra, deadline, started, permit).await;
+        }
         let begin = || {
             let mut child = self.spawn(extra)?;
             let pipes = child.stdin.take().zip(child.stdout.take());
@@ -283,6 +323,51 @@ impl Command {
             Ok(Running::new(stdin, stdout, supervised, spec.max_output, limit, started))
         };
         begin().map_err(|source| RunError::Start { program: spec.command[0].clone(), source })
+    }
+
+    /// Starts the program in its sandbox.
+    async fn confine(
+        &self,
+        extra: &[(String, String)],
+        deadline: Instant,
+        started: Instant,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Running, RunError> {
+        let Inner { spec, folder, .. } = &*self.0;
+        let fail = |source| RunError::Start { program: spec.command[0].clone(), source };
+        let work = tempfile::tempdir().map_err(fail)?;
+        let mut program = ProgramSpec::new(spec.command.iter().cloned(), work.path(), spec.sandbox);
+        program.environment = spec.environment.clone();
+        program.environment.extend(environment::named(&spec.inherit));
+        program.environment.extend(extra.iter().cloned());
+        program.read_only = spec.read_only.clone();
+        if spec.working_directory.is_some() {
+            program.start_in = Some(folder.clone());
+            program.read_only.push(folder.clone());
+        }
+        program.limits = Limits { wall: spec.timeout, output: spec.max_output, ..spec.limits };
+        let pipes = || {
+            let (theirs_in, stdin) = pipe_with(PipeFlags::CLOEXEC)?;
+            let (stdout, theirs_out) = pipe_with(PipeFlags::CLOEXEC)?;
+            let (stderr, theirs_err) = pipe_with(PipeFlags::CLOEXEC)?;
+            let theirs = Ends { stdin: theirs_in, stdout: theirs_out, stderr: theirs_err };
+            let ours = (
+                pipe::Sender::from_owned_fd(stdin)?,
+                pipe::Receiver::from_owned_fd(stdout)?,
+                pipe::Receiver::from_owned_fd(stderr)?,
+            );
+            Ok((ours, theirs))
+        };
+        let ((stdin, stdout, stderr), theirs) = pipes().map_err(fail)?;
+        let tree = confine(&program, theirs).await;
+        let tree = tree.map_err(|error| fail(io::Error::other(error)))?;
+        let stderr_tail = usize::try_from(spec.stderr_tail.bytes()).unwrap_or(usize::MAX);
+        let terms = Terms { deadline, stderr_tail, permit };
+        let limits = program.limits;
+        let confined = Confined { tree, stderr, limits, terms, folder: work };
+        let supervised = Supervised::confined(confined);
+        let limit = Span::new(deadline.saturating_duration_since(started));
+        Ok(Running::new(stdin, stdout, supervised, spec.max_output, limit, started))
     }
 
     /// Starts the program as the leader of a process group of its own.

@@ -36,6 +36,14 @@ pub(crate) fn clean(
     clean
 }
 
+/// What of this process's environment has these names, and is text.
+pub(crate) fn named(names: &[String]) -> Vec<(String, String)> {
+    names
+        .iter()
+        .filter_map(|name| Some((name.clone(), env::var_os(name)?.into_string().ok()?)))
+        .collect()
+}
+
 /// The absolute path of `program`: as it stands (from `folder`) if it has a
 /// slash, else from the first folder of `path` that has it.
 pub(crate) fn find(program: &str, folder: &Path, path: &OsString) -> io::Result<PathBuf> {

@@ -20,6 +20,8 @@ pub(crate) struct Strictness {
     pub(crate) sockets: bool,
     /// A cgroup counts memory that belongs to no process.
     pub(crate) shared_memory: bool,
+    /// Who leaves its process group is killed all the same.
+    pub(crate) sessions: bool,
 }
 
 /// Answered with EPERM, whatever the arguments.
@@ -153,7 +155,15 @@ pub(crate) fn filters(strictness: Strictness) -> Result<Vec<BpfProgram>, Backend
     // Its flags are behind a pointer, where no filter can look. Whoever is
     // told that there is no such call uses clone(2).
     let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    Ok(vec![foreign_numbers(), compile(refused, libc::EPERM)?, compile(absent, libc::ENOSYS)?])
+    let mut filters =
+        vec![foreign_numbers(), compile(refused, libc::EPERM)?, compile(absent, libc::ENOSYS)?];
+    if !strictness.sessions {
+        // Told that it was done, and not done: whoever means well goes on, and
+        // nobody leaves.
+        let feigned = [libc::SYS_setsid, libc::SYS_setpgid].map(|call| (call, Vec::new()));
+        filters.push(compile(BTreeMap::from(feigned), 0)?);
+    }
+    Ok(filters)
 }
 
 fn rule(argument: u8, compare: SeccompCmpOp, to: u64) -> Result<SeccompRule, BackendError> {
@@ -204,8 +214,9 @@ mod tests {
     fn filters_compile_in_every_strictness_and_fit_the_kernel() {
         for sockets in [false, true] {
             for shared_memory in [false, true] {
-                let filters = filters(Strictness { sockets, shared_memory }).unwrap();
-                assert_eq!(filters.len(), 3);
+                let filters =
+                    filters(Strictness { sockets, shared_memory, sessions: sockets }).unwrap();
+                assert_eq!(filters.len(), if sockets { 3 } else { 4 });
                 for filter in &filters {
                     // BPF_MAXINSNS
                     assert!(!filter.is_empty() && filter.len() <= 4096, "{}", filter.len());

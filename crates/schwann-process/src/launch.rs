@@ -55,6 +55,8 @@ pub(crate) struct Launch {
     pub(crate) join: Vec<OwnedFd>,
     /// Folders behind one that only root may enter, made reachable for it.
     pub(crate) exposed: Exposed,
+    /// It goes on when this process dies.
+    pub(crate) outlives: bool,
     /// Restrictions that it puts on itself at last.
     pub(crate) confinement: Confinement,
 }
@@ -307,6 +309,7 @@ struct Plan {
     join: *const [c_int],
     stage: *const c_char,
     mounts: *const [(CString, CString, bool)],
+    outlives: bool,
     ruleset: c_int,
     filters: *const [FilterProgram],
     parent: libc::pid_t,
@@ -357,6 +360,7 @@ fn start(launch: &Launch) -> Result<Child, LaunchError> {
         join: &raw const *join,
         stage: launch.exposed.stage.as_ref().map_or(ptr::null(), |stage| stage.as_ptr()),
         mounts: &raw const *launch.exposed.mounts,
+        outlives: launch.outlives,
         ruleset: launch.confinement.ruleset.as_ref().map_or(-1, AsRawFd::as_raw_fd),
         filters: &raw const *filters,
         parent: std::process::id() as libc::pid_t,
@@ -475,8 +479,8 @@ fn become_program(plan: &Plan) -> Result<std::convert::Infallible, Step> {
             done(libc::syscall(libc::SYS_setresuid, id, id, id), Step::Identity)?;
         }
         // After the change of user, which would undo it (prctl(2)).
-        let bound = libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
-        done(bound, Step::Lifeline)?;
+        let signal = if plan.outlives { 0 } else { libc::SIGKILL };
+        done(libc::prctl(libc::PR_SET_PDEATHSIG, signal, 0, 0, 0), Step::Lifeline)?;
         if libc::getppid() != plan.parent {
             *libc::__errno_location() = libc::ESRCH;
             return Err(Step::Lifeline);

@@ -11,7 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Limits, Sandbox, Sandboxes, Session, environment,
+    Limits, Sandbox, Sandboxes, Session, environment, landlocked,
     launch::{Confinement, Exposed, Launch, LaunchError, launch},
     session::Started,
     terminal::{self, Ends},
@@ -30,6 +30,9 @@ pub struct ProgramSpec {
     /// copy of it, of limited size, and nothing is written back. With
     /// [`Sandbox::None`] it starts in the folder itself.
     pub work_folder: PathBuf,
+    /// The folder it starts in, if not its work folder. In a sandbox it must
+    /// be one that it may read.
+    pub start_in: Option<PathBuf>,
     /// How far it is isolated from the host.
     pub sandbox: Sandbox,
     /// What it may use.
@@ -57,12 +60,20 @@ impl ProgramSpec {
             command: command.into_iter().map(Into::into).collect(),
             environment: BTreeMap::new(),
             work_folder: work_folder.into(),
+            start_in: None,
             sandbox,
             limits: Limits::default(),
             terminal: None,
             read_only: Vec::new(),
             cgroups: true,
         }
+    }
+}
+
+impl ProgramSpec {
+    /// The folder it starts in.
+    pub(crate) fn folder(&self) -> &Path {
+        self.start_in.as_deref().unwrap_or(&self.work_folder)
     }
 }
 
@@ -166,20 +177,12 @@ impl Program {
     /// If the future is dropped, the program is killed as soon as it was
     /// started.
     pub async fn start(spec: ProgramSpec) -> Result<Session, StartError> {
-        let asked = spec.sandbox;
-        if asked == Sandbox::None {
+        if spec.sandbox == Sandbox::None {
             return start_plain(&spec).await;
         }
-        check(&spec)?;
-        let missing = |missing| StartError::Sandbox { sandbox: asked, missing };
-        let report = Sandboxes::probe().await;
-        let cgroups = report.cgroups.as_ref().ok().filter(|_| spec.cgroups);
         let (streams, theirs) = terminal::open(spec.terminal)
             .map_err(|e| StartError::system(&spec, "it gets no streams", e))?;
-        let tree = match (report.resolve(asked).map_err(missing)?, &report.bubblewrap) {
-            (Sandbox::Bubblewrap, Ok(found)) => found.start(&spec, theirs, cgroups).await?,
-            (other, _) => return Err(missing(format!("it would be `{other}`"))),
-        };
+        let tree = confine(&spec, theirs).await?;
         Ok(Session::new(Started { tree, streams, limits: spec.limits }))
     }
 }
@@ -206,6 +209,18 @@ fn check(spec: &ProgramSpec) -> Result<(), StartError> {
     }
 }
 
+/// Starts a program in the sandbox it asks for.
+pub(crate) async fn confine(spec: &ProgramSpec, streams: Ends) -> Result<Tree, StartError> {
+    check(spec)?;
+    let missing = |missing| StartError::Sandbox { sandbox: spec.sandbox, missing };
+    let report = Sandboxes::probe().await;
+    let cgroups = report.cgroups.as_ref().ok().filter(|_| spec.cgroups);
+    match (report.resolve(spec.sandbox).map_err(missing)?, &report.bubblewrap) {
+        (Sandbox::Bubblewrap, Ok(found)) => found.start(spec, streams, cgroups).await,
+        _ => landlocked::start(spec, streams, cgroups).await,
+    }
+}
+
 /// Starts a program without a sandbox.
 pub(crate) async fn start_plain(spec: &ProgramSpec) -> Result<Session, StartError> {
     check(spec)?;
@@ -223,7 +238,7 @@ async fn plain(spec: &ProgramSpec, streams: Ends) -> Result<Tree, StartError> {
         program: text(program.as_os_str().as_bytes()),
         arguments: spec.command.iter().map(|word| text(word.as_bytes())).collect(),
         environment: variables(&environment),
-        folder: Some(text(spec.work_folder.as_os_str().as_bytes())),
+        folder: Some(text(spec.folder().as_os_str().as_bytes())),
         stdin: streams.stdin,
         stdout: streams.stdout,
         stderr: streams.stderr,
@@ -233,6 +248,7 @@ async fn plain(spec: &ProgramSpec, streams: Ends) -> Result<Tree, StartError> {
         limits: Vec::new(),
         join: Vec::new(),
         exposed: Exposed::default(),
+        outlives: false,
         confinement: Confinement::default(),
     });
     let child = started.await.map_err(|error| StartError::launch(spec, error))?;
@@ -245,8 +261,7 @@ pub(crate) fn find(
     environment: &BTreeMap<OsString, OsString>,
 ) -> Result<PathBuf, StartError> {
     let path = environment.get(&OsString::from("PATH")).cloned().unwrap_or_default();
-    let folder: &Path = &spec.work_folder;
-    environment::find(&spec.command[0], folder, &path)
+    environment::find(&spec.command[0], spec.folder(), &path)
         .map_err(|source| StartError::Program { program: spec.command[0].clone(), source })
 }
 

@@ -7,7 +7,7 @@ use tokio::{sync::OnceCell, time::timeout};
 
 use crate::{
     ProgramSpec, Session, StartError, bubblewrap::Bubblewrap, cgroup::Cgroups, environment,
-    program::start_plain, session::Started, terminal,
+    landlocked, program::start_plain, session::Started, terminal,
 };
 
 /// How far a program is isolated from the host.
@@ -77,7 +77,7 @@ impl SandboxReport {
             Ok(found) => works(&found, cgroups.as_ref().ok()).await.map(|()| found),
             Err(missing) => Err(missing),
         };
-        let landlock = Err("not built in".to_owned());
+        let landlock = landlocked::available();
         Self { bubblewrap, cgroups, landlock }
     }
 
@@ -131,7 +131,7 @@ impl fmt::Display for SandboxReport {
 }
 
 /// A program's whole output and code, started without any sandbox.
-async fn ask(command: &[&str]) -> Result<(String, Option<i32>), StartError> {
+pub(crate) async fn ask(command: &[&str]) -> Result<(String, Option<i32>), StartError> {
     let folder = std::env::temp_dir();
     let spec = ProgramSpec::new(command.iter().copied(), folder, Sandbox::None);
     let mut spec = spec;

@@ -16,9 +16,9 @@ use rustix::process::Signal as RawSignal;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{mpsc, oneshot, watch},
-    time::{Instant as Due, sleep_until, timeout},
+    time::{Instant as Due, sleep_until},
 };
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::{
     Exit, Limits, Span, TerminalSize,
@@ -548,15 +548,7 @@ async fn follow(
             }
         }
     }
-    // A sandbox whose first process is not known yet cannot be killed for sure.
-    let known = async {
-        while tree.is_starting() {
-            tree.listen().await;
-        }
-    };
-    if timeout(Duration::from_secs(1), known).await.is_err() {
-        warn!("a sandbox that is to be killed has not begun within 1 s");
-    }
+    tree.begun().await;
     tree.kill();
     let finished = tree.finish().await;
     let asked = doomed.borrow().map(|(_, why)| why);

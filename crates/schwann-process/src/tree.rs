@@ -11,9 +11,15 @@ use std::{
 
 use rustix::{
     fs::statfs,
-    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal},
+    process::{
+        Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal,
+        test_kill_process_group,
+    },
 };
-use tokio::{io::unix::AsyncFd, time::timeout};
+use tokio::{
+    io::unix::AsyncFd,
+    time::{sleep, timeout},
+};
 use tracing::warn;
 
 use crate::{
@@ -21,10 +27,11 @@ use crate::{
     bubblewrap::{self, WORK},
     cgroup::Cgroup,
     identity::Identity,
+    landlocked::Cell,
     launch::Child,
     supervisor::watch_fd,
     terminal::Stream,
-    watchdog::{self, Usage},
+    watchdog::{self, Usage, Who},
 };
 
 /// All processes of one run. Dropping it kills them.
@@ -41,6 +48,8 @@ pub(crate) struct Tree {
     /// is nobody's.
     cgroup: Option<Cgroup>,
     _identity: Option<Identity>,
+    /// Kept until all of it is gone.
+    cell: Option<Cell>,
 }
 
 /// What is particular to a bubblewrap.
@@ -125,6 +134,7 @@ impl Tree {
             jail: None,
             cgroup: None,
             _identity: None,
+            cell: None,
         })
     }
 
@@ -140,7 +150,17 @@ impl Tree {
             jail: Some(jail),
             cgroup,
             _identity: identity,
+            cell: None,
         })
+    }
+
+    /// A program under rules of landlock.
+    pub(crate) fn ruled(child: Child, mut cell: Cell) -> io::Result<Self> {
+        let mut tree = Self::plain(child, cell.folder.path().to_owned())?;
+        tree.cgroup = cell.cgroup.take();
+        tree._identity = cell.identity.take();
+        tree.cell = Some(cell);
+        Ok(tree)
     }
 
     /// Whether the sandbox has not said yet that it begins.
@@ -155,6 +175,19 @@ impl Tree {
         match jail.status.read(&mut jail.said).await {
             Ok(1..) => jail.look(),
             Ok(0) | Err(_) => jail.silent = true,
+        }
+    }
+
+    /// Waits until the sandbox can be killed for sure, which is once its first
+    /// process is known.
+    pub(crate) async fn begun(&mut self) {
+        let known = async {
+            while self.is_starting() {
+                self.listen().await;
+            }
+        };
+        if timeout(Duration::from_secs(1), known).await.is_err() {
+            warn!("a sandbox that is to be killed has not begun within 1 s");
         }
     }
 
@@ -222,7 +255,11 @@ impl Tree {
                 return Some(Reason::MemoryLimit);
             }
         } else {
-            self.seen = watchdog::usage(self.child.pid());
+            let who = match self.cell {
+                Some(_) => Who::Group(self.child.pid()),
+                None => Who::Descendants(self.child.pid()),
+            };
+            self.seen = watchdog::usage(who);
             // Two of them are bubblewrap's own.
             let own = if self.jail.is_some() { 2 } else { 0 };
             if self.seen.processes.saturating_sub(own) > limits.processes {
@@ -231,7 +268,7 @@ impl Tree {
             let most = limits.memory.bytes();
             if self.cgroup.is_none() && self.seen.memory > most {
                 // What forked processes share was counted for each of them.
-                let memory = watchdog::exact_memory(self.child.pid());
+                let memory = watchdog::exact_memory(who);
                 if memory.unwrap_or(self.seen.memory) > most {
                     return Some(Reason::MemoryLimit);
                 }
@@ -272,7 +309,16 @@ impl Tree {
                 gone(pidfd).await;
             }
         }
+        let group = self.child.pid();
         let reaped = self.child.reap();
+        if self.cell.is_some() {
+            scattered(group).await;
+        }
+        if let Some(mut cell) = self.cell.take() {
+            // It would kill a group that is gone, and its number with it.
+            cell.watch.kill();
+            cell.watch.reap();
+        }
         let cgroup = self.cgroup.as_ref();
         Finished {
             // A shell's convention, which bubblewrap follows.
@@ -302,6 +348,18 @@ async fn gone(pidfd: OwnedFd) {
     if timeout(PATIENCE, watched.readable()).await.is_err() {
         warn!("a sandbox is still there 5 s after it was killed");
     }
+}
+
+/// Waits until nobody is left of a process group that was killed.
+async fn scattered(group: Pid) {
+    // There is no event for the end of a group.
+    for _ in 0..400 {
+        if test_kill_process_group(group).is_err() || !watchdog::runs(group) {
+            return;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    warn!("a process group is still there 2 s after it was killed");
 }
 
 /// Whether there are more files in a file system of this size than may be.

@@ -22,12 +22,12 @@ pub(crate) struct Usage {
     pub(crate) processes: u32,
 }
 
-/// Memory of a process and its descendants that is not a file's, in bytes:
+/// Their memory that is not a file's, in bytes:
 /// what they share counts once. Slower than [`usage`]; None if one of them may
 /// not be looked into.
-pub(crate) fn exact_memory(root: Pid) -> Option<u64> {
+pub(crate) fn exact_memory(who: Who) -> Option<u64> {
     let mut total = 0;
-    for pid in tree(root) {
+    for pid in who.all() {
         let Ok(text) = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else {
             // Gone in the meantime, or a secret.
             if Path::new("/proc").join(pid.to_string()).exists() {
@@ -41,6 +41,48 @@ pub(crate) fn exact_memory(root: Pid) -> Option<u64> {
         total += kib.unwrap_or(0) << 10;
     }
     Some(total)
+}
+
+/// Which processes are looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Who {
+    /// A process and its descendants. Who has no parent among them any more
+    /// is not found.
+    Descendants(Pid),
+    /// A process group, which nobody can leave.
+    Group(Pid),
+}
+
+impl Who {
+    fn all(self) -> Vec<i32> {
+        match self {
+            Self::Descendants(root) => tree(root),
+            Self::Group(group) => members(group.as_raw_nonzero().get()),
+        }
+    }
+}
+
+/// Whether somebody of a process group still runs. Who has ended and was not
+/// reaped does not count: that is for its parent to do, whoever this is.
+pub(crate) fn runs(group: Pid) -> bool {
+    let is_running = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let state = stat.rsplit_once(')').map_or("", |(_, fields)| fields).trim_start();
+        !state.is_empty() && !state.starts_with(['Z', 'X'])
+    };
+    members(group.as_raw_nonzero().get()).into_iter().any(is_running)
+}
+
+fn members(group: i32) -> Vec<i32> {
+    let numbers = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = numbers.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_in = |pid: &i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let fields = stat.rsplit_once(')').map(|(_, fields)| fields).unwrap_or_default();
+        // After the name: state, parent, group.
+        fields.split_ascii_whitespace().nth(2).and_then(|field| field.parse().ok()) == Some(group)
+    };
+    numbers.filter(is_in).take(MOST).collect()
 }
 
 /// A process and its descendants.
@@ -63,12 +105,11 @@ fn tree(root: Pid) -> Vec<i32> {
 /// Most processes that are looked at: a tree that has more is over any limit.
 const MOST: usize = 10_000;
 
-/// Sums up a process and its descendants. Who has no parent in it any more is
-/// not found.
-pub(crate) fn usage(root: Pid) -> Usage {
+/// Sums up what they use.
+pub(crate) fn usage(who: Who) -> Usage {
     let mut total = Usage::default();
     let mut ticks = 0;
-    for pid in tree(root) {
+    for pid in who.all() {
         // Gone in the meantime, at any of these.
         let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         // The name, in parentheses, may hold anything.

@@ -170,7 +170,7 @@ fn bad_synapses_in_a_file() {
     synapse("builtin = \"echo\"\nupstream = \"http://a\"", "and has several");
     synapse("builtin = \"ecko\"", "unknown variant `ecko`");
     synapse("command = [\"true\"]", "`sandbox = \"none\"` runs it with no isolation");
-    synapse("command = [\"true\"]\nsandbox = \"strict\"", "is not available yet");
+    synapse("command = [\"true\"]\nsandbox = \"stricter\"", "unknown variant `stricter`");
     synapse("command = [\"no-such-program\"]\nsandbox = \"none\"", "not found in PATH");
     synapse("command = []\nsandbox = \"none\"", "names no program");
     synapse("command = \"true\"\nsandbox = \"none\"", "schwann.toml:4: synapse.command: ");

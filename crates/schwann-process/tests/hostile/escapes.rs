@@ -135,9 +135,12 @@ import subprocess
 for path in ["/usr/bin/su", "/bin/mount", "/usr/bin/passwd", "/usr/bin/sudo", "/usr/bin/newgrp"]:
     if os.path.exists(path):
         got = subprocess.run([path, "--version"], capture_output=True)
-status = open("/proc/self/status").read()
-assert "NoNewPrivs:\t1" in status, status
-assert "CapEff:\t0000000000000000" in status, status
+try:
+    status = open("/proc/self/status").read()
+    assert "NoNewPrivs:\t1" in status, status
+    assert "CapEff:\t0000000000000000" in status, status
+except PermissionError as error:
+    print("held:", error)
 attempt("setuid", lambda: os.setuid(0))
 attempt("setgid", lambda: os.setgid(0))
 attempt("groups", lambda: os.setgroups([0]))
@@ -157,7 +160,10 @@ for name in ["uid_map", "gid_map", "setgroups", "oom_score_adj"]:
     attempt(name, lambda: os.write(os.open(f"/proc/self/{name}", os.O_WRONLY), value.encode()))
 "#
     sends_a_descriptor_of_the_root: r#"
-root = os.open("/", os.O_RDONLY)
+try:
+    root = os.open("/", os.O_RDONLY)
+except PermissionError:
+    root = os.open("/", os.O_PATH)
 attempt("openat", lambda: os.open("../../.." + host("DATABASE"), os.O_RDONLY, dir_fd=root))
 attempt("fchdir", lambda: (os.fchdir(root), open("../.." + host("DATABASE")).read()))
 "#

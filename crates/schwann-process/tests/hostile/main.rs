@@ -14,6 +14,7 @@
 #![expect(clippy::disallowed_methods, reason = "victims are programs that nobody follows")]
 
 mod bombs;
+mod command;
 mod escapes;
 mod kernel;
 mod network;

@@ -7,13 +7,13 @@ use std::{
 };
 
 use schwann_process::{
-    Program, ProgramSpec, Reason, Sandbox, Sandboxes, Signal, Span, TerminalSize,
+    Interpreter, Program, ProgramSpec, Reason, Sandbox, Sandboxes, Signal, Span, TerminalSize,
 };
 
 use crate::{Done, PATIENCE, number, places, soon, start};
 
 /// Whether a process with this word on its command line is left.
-fn is_left(word: &str) -> bool {
+pub(crate) fn is_left(word: &str) -> bool {
     let mut all = std::fs::read_dir("/proc").unwrap().flatten();
     all.any(|entry| {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
@@ -298,6 +298,12 @@ async fn a_runtime_in_a_closed_home_is_there_once_it_is_named() {
                     assert!(error.to_string().contains("interpreter"), "{error}");
                     continue;
                 }
+                // Without namespaces there is nothing to mount it with.
+                Err(error) if place.sandbox == Sandbox::Landlock => {
+                    assert!(error.is_sandbox(), "{error:?}");
+                    assert!(error.to_string().contains("only root may enter"), "{error}");
+                    continue;
+                }
                 Err(error) => panic!("{place:?}: {error}"),
             };
             let mut output = String::new();
@@ -313,6 +319,29 @@ async fn a_runtime_in_a_closed_home_is_there_once_it_is_named() {
             }
         }
     }
+}
+
+/// The Python of this machine's `PATH`, wherever it is: in a home, too.
+#[tokio::test]
+async fn a_python_is_found_and_runs_with_what_it_says_it_needs() {
+    let python = soon(Interpreter::locate("python3")).await.unwrap();
+    assert!(python.program.is_absolute(), "{python:?}");
+    for place in places().await.into_iter().filter(|place| place.sandbox == Sandbox::Bubblewrap) {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "import sys, json, ctypes; print(sys.executable)";
+        let command = [python.program.to_str().unwrap(), "-c", script];
+        let mut spec = ProgramSpec::new(command, folder.path(), place.sandbox);
+        spec.read_only = python.read_only.clone();
+        let mut session = soon(Program::start(spec)).await.unwrap();
+        let mut output = String::new();
+        while let Some(piece) = soon(session.output()).await {
+            output.push_str(&String::from_utf8_lossy(&piece.bytes));
+        }
+        assert_eq!(output.trim(), python.program.to_str().unwrap(), "{place:?}");
+    }
+    let shell = soon(Interpreter::locate("/bin/sh")).await.unwrap();
+    assert_eq!(shell.read_only, Vec::<std::path::PathBuf>::new(), "it came with the system");
+    assert!(soon(Interpreter::locate("no-such-language")).await.is_err());
 }
 
 #[tokio::test]
