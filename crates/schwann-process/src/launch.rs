@@ -370,12 +370,12 @@ fn start(launch: &Launch) -> Result<Child, LaunchError> {
     let mut stack = vec![0_u128; STACK / 16];
     let mut pidfd: c_int = -1;
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
-    // SAFETY: `child` runs on `stack`, of which this is the end; stacks grow
-    // down on every architecture that Rust's Linux targets of this crate have.
     // CLONE_VFORK keeps this thread here until the child has exec'd or exited,
-    // so that the stack, `plan` and all it points to outlive the child's use
-    // of them, and nobody else refers to them. With CLONE_PIDFD the fifth
-    // argument is where the descriptor is put (clone(2)).
+    // so that the stack, `plan` and all it points to outlive the child's use of
+    // them, and nobody else refers to them. With CLONE_PIDFD the fifth argument
+    // is where the descriptor is put (clone(2)).
+    // SAFETY: `child` runs on `stack`, of which this is the end, as stacks grow
+    // down on all architectures of this crate; see above for how long it lives.
     let pid = unsafe {
         libc::clone(
             child,
