@@ -134,8 +134,15 @@ impl Scripted {
             while let Ok((stream, _)) = listener.accept().await {
                 let shared = Arc::clone(&served);
                 tokio::spawn(async move {
-                    let mut connection = Connection { stream: BufReader::new(stream), shared };
+                    let stream = BufReader::new(stream);
+                    let mut connection = Connection { stream, shared, last: None };
                     while let Ok(true) = connection.one().await {}
+                    let Connection { stream, shared, last } = connection;
+                    // Only who is gone reads nothing more for sure.
+                    drop(stream);
+                    if let Some(at) = last {
+                        shared.note(at, |seen| seen.over = true);
+                    }
                 });
             }
         });
@@ -190,6 +197,8 @@ impl Scripted {
 struct Connection {
     stream: BufReader<TcpStream>,
     shared: Arc<Shared>,
+    /// The request with which it ended.
+    last: Option<usize>,
 }
 
 fn broken(why: &'static str) -> io::Error {
@@ -226,10 +235,12 @@ impl Connection {
         let mut body = Incoming::of(&seen);
         let served = self.act(at, &mut body, act).await;
         let (shared, digest) = (&self.shared, body.digest);
+        let goes_on = matches!(served, Ok(true));
         shared.note(at, |seen| {
             seen.md5 = format!("{:x}", digest.finalize());
-            seen.over = true;
+            seen.over = goes_on;
         });
+        self.last = (!goes_on).then_some(at);
         served
     }
 

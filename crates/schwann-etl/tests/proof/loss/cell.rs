@@ -432,7 +432,7 @@ impl Run<'_> {
                 let file = std::fs::File::options().write(true).open(self.file());
                 let cut = file.and_then(|file| file.set_len(cell.point.short() as u64));
                 cut.expect("the file can be cut");
-                stop.gate.open();
+                stop.released.hit();
             }
             (Fault::EarlyAnswer, Some(_)) => {
                 for attempt in 1..=2 {
@@ -443,7 +443,7 @@ impl Run<'_> {
                             |seen: &[Seen]| seen.iter().filter(|s| s.over).count() >= attempt;
                         scene.target.until(&self.mark(), "an early answer", over).await;
                     }
-                    stop.gate.open();
+                    stop.released.hit();
                 }
             }
             _ => {}
@@ -482,7 +482,7 @@ impl Run<'_> {
             }
             if cell.source == Source::Put {
                 // Nobody sees that a client left whose bytes nobody reads.
-                stop.gate.open();
+                stop.released.hit();
             }
             return Told::Nothing;
         }

@@ -8,7 +8,7 @@ use std::{
 use http::StatusCode;
 use schwann::{Call, Error, Finished, Handler};
 use schwann_etl::Object;
-use schwann_testkit::{Gate, Probe, gate, probe};
+use schwann_testkit::{Probe, probe};
 
 /// Adds one to each byte. `etl_args` is `KIND FAIL PAUSE`: whether the result is sent whole or as it comes, after how many
 /// bytes of input it fails and stops to wait for its gate; `-` for never.
@@ -23,14 +23,15 @@ pub(crate) struct Faulty {
 #[derive(Clone)]
 pub(crate) struct Stop {
     pub(crate) reached: Probe,
-    pub(crate) gate: Gate,
+    /// Each lets one on, in the order in which they came: a transform that was dropped meanwhile leaves nothing to the next.
+    pub(crate) released: Probe,
 }
 
 impl Faulty {
     /// The stop of this object.
     pub(crate) fn stop(&self, object: &str) -> Stop {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Stop { reached: probe(), gate: gate() };
+        let new = || Stop { reached: probe(), released: probe() };
         gates.entry(object.to_owned()).or_insert_with(new).clone()
     }
 }
@@ -60,7 +61,7 @@ impl Handler for Faulty {
             if pause.is_some_and(|at| consumed >= at) {
                 pause = None;
                 stop.reached.hit();
-                stop.gate.pass().await;
+                stop.released.reached(stop.reached.count()).await;
             }
             if fail == Some(0) {
                 return Err(on_purpose());
