@@ -18,8 +18,10 @@ const ROOMS: &[(&str, &[&str])] = &[
             // What a program may inherit.
             "crates/schwann-process/src/environment.rs",
             "crates/schwann-testkit/src/peer.rs",
-            // A program of its own.
+            // Programs of their own.
             "crates/schwann-etl/examples/conformance.rs",
+            "crates/schwann-etl/examples/resize.rs",
+            "crates/schwann-etl/examples/shards.rs",
         ],
     ),
     ("env::set_var", &[]),

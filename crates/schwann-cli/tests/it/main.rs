@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "also outside of functions marked as tests")]
 
 mod calls;
+mod deploy;
 mod etl;
 mod keys;
 mod serve;
