@@ -3,8 +3,6 @@
 //! [`Application`] is the whole: it opens its folder and database and is a [`Handler`](schwann::Handler) that the core serves. The
 //! API and its reasons are in `docs/cards.md` of the project, and at `/docs` of a running server.
 
-#![allow(dead_code, unused_imports, reason = "what uses it comes next")]
-
 mod api;
 mod app;
 pub mod framing;

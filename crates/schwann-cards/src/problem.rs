@@ -158,10 +158,6 @@ impl Problem {
         self
     }
 
-    pub(crate) fn status(&self) -> StatusCode {
-        self.status
-    }
-
     pub(crate) fn code(&self) -> &'static str {
         self.code
     }

@@ -221,13 +221,6 @@ impl Entry {
         };
         Some(Self { seq, at_ms, record })
     }
-
-    /// The payload of a frame, as it also goes to other servers.
-    pub(crate) fn to_payload(&self) -> Vec<u8> {
-        let mut framed = Vec::new();
-        push_frame(&mut framed, self);
-        framed.split_off(FRAME_HEAD)
-    }
 }
 
 /// Whose event it is, in a stream of several runs.

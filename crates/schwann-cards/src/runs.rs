@@ -75,7 +75,6 @@ struct Inner {
 pub(crate) struct News {
     pub(crate) owner: Uuid,
     pub(crate) run: Uuid,
-    pub(crate) card: Option<Uuid>,
 }
 
 #[derive(Default)]
@@ -229,10 +228,6 @@ impl Runs {
     /// What holds programs, as runs say it, or why none can be run.
     pub(crate) fn sandbox(&self) -> Result<&str, &str> {
         self.0.sandbox.as_ref().map(|_| &*self.0.held_by).map_err(|missing| &**missing)
-    }
-
-    pub(crate) fn limits(&self) -> &Limits {
-        &self.0.limits
     }
 
     /// News of runs that are accepted from now on.
@@ -432,7 +427,7 @@ impl Inner {
             self.cancel(replaced, Signal::Interrupt, Span::from_secs(2));
         }
         let run = started.run;
-        let news = News { owner: run.owner_id, run: run.id, card: run.card_id };
+        let news = News { owner: run.owner_id, run: run.id };
         lock(&self.state).waiting.push_back(Waiting { run: run.clone(), writer });
         if self.stopping.load(Ordering::Relaxed) {
             self.abandon().await;

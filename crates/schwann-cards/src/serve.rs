@@ -73,9 +73,12 @@ struct Arriving {
     state: State,
 }
 
+/// The body again, and the next of it.
+type Chunk = (RequestBody, Result<Option<Bytes>, Error>);
+
 enum State {
     Idle(RequestBody),
-    Waiting(Pin<Box<dyn Future<Output = (RequestBody, Result<Option<Bytes>, Error>)> + Send>>),
+    Waiting(Pin<Box<dyn Future<Output = Chunk> + Send>>),
     Ended,
 }
 

@@ -24,7 +24,6 @@ pub(crate) use self::{
     cards::{Card, CardChange, CardError, CardKind, NewCard},
     runs::{
         KeyUse, NewRun, OnBusy, Run, RunEnd, RunFilter, RunStatus, SaveAndRun, SaveAndRunError,
-        Started,
     },
     shares::{Role, Share, ShareError},
     tokens::{Scope, Scopes, Token, TokenKind},

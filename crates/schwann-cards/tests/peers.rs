@@ -1,11 +1,14 @@
 //! The OpenAPI document, and the interface, against tools that others made.
 
+#![expect(clippy::unwrap_used, reason = "also outside of functions marked as tests")]
+
 use std::{path::Path, time::Duration};
 
 use schwann_testkit::peer::{self, Report};
 
 use crate::client::Site;
 
+#[allow(dead_code, reason = "one client for several programs")]
 #[path = "api/client.rs"]
 mod client;
 

@@ -1,5 +1,7 @@
 //! The application over HTTP, as its clients see it, with PostgreSQL: the tests of `tests/api`.
 
+#![expect(clippy::unwrap_used, reason = "also outside of functions marked as tests")]
+
 #[path = "api/accounts.rs"]
 mod accounts;
 #[path = "api/bad_input.rs"]

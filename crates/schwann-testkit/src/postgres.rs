@@ -38,6 +38,7 @@ impl Postgres {
     /// # Panics
     ///
     /// If PostgreSQL is not installed, or does not start.
+    #[expect(clippy::disallowed_methods, reason = "starting programs is what it is for")]
     pub async fn database() -> (Arc<Self>, String) {
         tokio::task::spawn_blocking(|| {
             let server = {
@@ -62,6 +63,7 @@ impl Postgres {
         .expect("PostgreSQL starts")
     }
 
+    #[expect(clippy::disallowed_methods, reason = "starting programs is what it is for")]
     fn start() -> Self {
         let bin = programs().expect("PostgreSQL is not installed: apt-get install postgresql");
         let folder = tempfile::Builder::new().prefix("pg").tempdir().expect("a folder");

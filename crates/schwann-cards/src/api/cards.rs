@@ -220,10 +220,7 @@ impl App {
 
     /// A card as its clients see it.
     async fn public(&self, card: Card) -> Result<CardPublic, Problem> {
-        let run = match self.store.last_run(card.id).await? {
-            Some(run) => Some(run.into()),
-            None => None,
-        };
+        let run = self.store.last_run(card.id).await?.map(LastRun::from);
         Ok(CardPublic::new(card, run))
     }
 }

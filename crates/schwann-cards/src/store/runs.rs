@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    Card, CardChange, CardKind, Columns, Store, StoreError,
+    CardChange, CardKind, Columns, Store, StoreError,
     cards::{self, CardError},
     read_all, strange,
 };
@@ -119,8 +119,6 @@ pub(crate) struct SaveAndRun {
 #[derive(Clone, Debug)]
 pub(crate) struct Started {
     pub(crate) run: Run,
-    /// The card as it is now.
-    pub(crate) card: Card,
     /// Whether the run was there already, under the same key.
     pub(crate) repeated: bool,
     /// Runs of the same card that are to be cancelled now.
@@ -257,7 +255,7 @@ impl Store {
         if let Some(key) = &wanted.key
             && let Some(run) = repeated(&mut transaction, wanted.user_id, key).await?
         {
-            return Ok(Started { run, card: before, repeated: true, replaced: Vec::new() });
+            return Ok(Started { run, repeated: true, replaced: Vec::new() });
         }
         if before.kind != CardKind::Code {
             return Err(SaveAndRunError::NotCode);
@@ -317,8 +315,6 @@ impl Store {
         };
         if changed && wanted.save {
             cards::save(&mut transaction, &card).await?;
-        } else {
-            card = before;
         }
         insert(&mut transaction, &run).await?;
         if let Some(key) = &wanted.key {
@@ -340,7 +336,7 @@ impl Store {
             })?;
         }
         transaction.commit().await?;
-        Ok(Started { run, card, repeated: false, replaced })
+        Ok(Started { run, repeated: false, replaced })
     }
 
     /// The run, whoever's it is.
@@ -515,17 +511,6 @@ impl Store {
         )
         .bind(before.millis())
         .bind(i64::from(per_card))
-        .bind(limit)
-        .fetch_all(&self.pool)
-        .await?;
-        read_all(&rows, |row| row.id("id"))
-    }
-
-    /// Finished runs, oldest first: what goes when there is too much output.
-    pub(crate) async fn oldest_finished_runs(&self, limit: i64) -> Result<Vec<Uuid>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT id FROM runs WHERE status = 'finished' ORDER BY queued_at, id LIMIT $1",
-        )
         .bind(limit)
         .fetch_all(&self.pool)
         .await?;

@@ -108,7 +108,7 @@ impl Store {
             .fetch_optional(&self.pool)
             .await?;
         let read = |row: AnyRow| Ok((user(&row)?, row.text("password_hash")?));
-        Ok(row.map(read).transpose().map_err(StoreError)?)
+        row.map(read).transpose().map_err(StoreError)
     }
 
     pub(crate) async fn password_hash(&self, id: Uuid) -> Result<Option<String>, StoreError> {

@@ -20,9 +20,9 @@ pub(crate) const PASSWORD: &str = "correct horse";
 
 /// Where the tests of this program keep their state.
 #[derive(Clone, Copy, Debug)]
+#[allow(dead_code, reason = "each program has one of them")]
 pub(crate) enum Database {
     Sqlite,
-    #[allow(dead_code, reason = "in one of two programs")]
     Postgres,
 }
 

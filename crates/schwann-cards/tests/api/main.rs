@@ -1,5 +1,7 @@
 //! The application over HTTP, as its clients see it, with SQLite. `tests/postgres.rs` is the same with PostgreSQL.
 
+#![expect(clippy::unwrap_used, reason = "also outside of functions marked as tests")]
+
 mod accounts;
 mod bad_input;
 mod books;
