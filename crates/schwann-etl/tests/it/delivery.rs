@@ -279,3 +279,22 @@ async fn an_old_connection_is_no_attempt_that_counts() {
     let answer = ask(etl.address, "PUT", "/b/o", &to(&target, "gone"), b"abc").await;
     assert_eq!((answer.status, target.seen("gone").len()), (502, 2), "{}", answer.text());
 }
+
+#[tokio::test]
+async fn objects_wait_for_a_connection_and_never_for_each_other() {
+    let target = Scripted::start().await;
+    let mut settings = settings(&target.url());
+    settings.max_connections = 1;
+    let etl = serve(piecewise(), settings).await;
+    // So much that it is still being read while it is delivered.
+    target.on("src", [Act::reply(200, vec![b'x'; 3 << 20])]);
+    let mut all = tokio::task::JoinSet::new();
+    for n in 0..4 {
+        let (address, to) = (etl.address, to(&target, &format!("dst-{n}")));
+        all.spawn(async move { ask(address, "GET", "/ais%2F@%23%2Fsrc%2Fo", &to, b"").await });
+    }
+    for answer in all.join_all().await {
+        assert_eq!((answer.status, answer.header("ais-direct-put-length")), (204, Some("3145728")));
+    }
+    assert_eq!(target.seen("dst-").len(), 4);
+}
