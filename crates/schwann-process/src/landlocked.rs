@@ -65,6 +65,9 @@ const SYSTEM: &[&str] = &[
 /// Devices that are nobody's.
 const DEVICES: &[&str] = &["/dev/full", "/dev/null", "/dev/random", "/dev/urandom", "/dev/zero"];
 
+/// How many processes more a user may have than when a program began.
+const SLACK: u64 = 512;
+
 /// What belongs to a program in this sandbox besides its processes.
 #[derive(Debug)]
 pub(crate) struct Cell {
@@ -172,8 +175,9 @@ pub(crate) async fn start(
     })?;
     let mut limits = limits(spec, cgroup.is_some(), owner.is_some());
     if owner.is_none() && cgroup.is_none() {
-        // Shared with all other processes of this user.
-        let most = u64::from(spec.limits.processes) + running();
+        // Shared with all other processes of this user, so that it can only
+        // keep a bomb small until the watch has seen it.
+        let most = u64::from(spec.limits.processes) + running() + SLACK;
         limits.push((Resource::Processes, most));
     }
     let (watch_stdin, alive) = pipe_with(PipeFlags::CLOEXEC)
