@@ -16,6 +16,10 @@ family, role, target = sys.argv[1:4]
 port = free_port()
 os.environ.update(ETL_FAMILY=family, ETL_ROLE=role, ETL_PORT=str(port), AIS_TARGET_URL=target, DIRECT_PUT="true")
 
+# The SDK logs to stdout.
+out = os.fdopen(os.dup(1), "w")
+os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
 import reference_app  # noqa: E402  reads the environment
 
 
@@ -31,13 +35,18 @@ def serve():
         reference_app.server.start()
 
 
-threading.Thread(target=serve, daemon=True).start()
-while True:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
-            break
-    except OSError:
-        time.sleep(0.05)
-print(json.dumps({"ready": True, "port": port}), flush=True)
-sys.stdin.read()
-os._exit(0)
+def announce():
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                break
+        except OSError:
+            time.sleep(0.05)
+    print(json.dumps({"ready": True, "port": port}), file=out, flush=True)
+    sys.stdin.read()
+    os._exit(0)
+
+
+# Servers want the main thread, for their signals.
+threading.Thread(target=announce, daemon=True).start()
+serve()

@@ -286,6 +286,10 @@ fn object(block: &[u8]) -> Bytes {
         frames.push(0x82);
         match payload.len() {
             length @ 0..126 => frames.push(0x80 | u8::try_from(length).unwrap_or(0)),
+            length @ 126..65536 => {
+                frames.push(0x80 | 126);
+                frames.extend(u16::try_from(length).unwrap_or(0).to_be_bytes());
+            }
             length => {
                 frames.push(0x80 | 127);
                 frames.extend((length as u64).to_be_bytes());
