@@ -132,11 +132,9 @@ impl fmt::Display for SandboxReport {
 
 /// A program's whole output and code, started without any sandbox.
 pub(crate) async fn ask(command: &[&str]) -> Result<(String, Option<i32>), StartError> {
-    let folder = std::env::temp_dir();
-    let spec = ProgramSpec::new(command.iter().copied(), folder, Sandbox::None);
-    let mut spec = spec;
-    // The folder is everybody's: what is in it is not this program's doing.
-    spec.limits.folder = crate::ByteSize::new(u64::MAX);
+    let folder = tempfile::tempdir()
+        .map_err(|source| StartError::Folder { folder: std::env::temp_dir(), source })?;
+    let spec = ProgramSpec::new(command.iter().copied(), folder.path(), Sandbox::None);
     Ok(said(&mut start_plain(&spec).await?).await)
 }
 
