@@ -20,7 +20,8 @@ use crate::{
 pub const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// A piece of a body is sent when it is this long, or when there is no more.
-const PIECE: usize = 16 * 1024;
+/// For a client that stands still, hyper holds some five of them.
+pub(crate) const PIECE: usize = 4 * 1024;
 
 /// How records are written to a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,6 +241,7 @@ impl Stream {
                 }
             }
             if !out.is_empty() {
+                out.shrink_to_fit();
                 self.last = Instant::now();
                 return Ok(Some(out.into()));
             }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// Output that one record holds at most. Its JSON can be six times as long.
-pub const MAX_DATA: usize = 8 * 1024;
+pub const MAX_DATA: usize = 4 * 1024;
 
 /// Length and checksum.
 pub(crate) const FRAME_HEAD: usize = 8;

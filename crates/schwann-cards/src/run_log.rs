@@ -494,8 +494,8 @@ impl RunLog {
     /// Frames from `offset` on, from memory if they are there. `limit` is the
     /// tail's offset or less.
     pub(crate) async fn frames(&self, offset: u64, limit: u64) -> Result<Bytes, LogError> {
-        /// Two frames of any size, or many.
-        const PIECE: u64 = 2 * record::MAX_FRAME as u64;
+        /// A few frames of any size, or many.
+        const PIECE: u64 = 4 * record::MAX_FRAME as u64;
         let length = (limit - offset).min(PIECE) as usize;
         if let Some(bytes) = lock(&self.recent).find(offset, length) {
             return Ok(bytes);

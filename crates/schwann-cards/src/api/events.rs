@@ -32,7 +32,7 @@ use uuid::Uuid;
 use super::run_shapes::RunEvent;
 use crate::{
     app::App,
-    framing::{Framing, HEARTBEAT},
+    framing::{Framing, HEARTBEAT, PIECE},
     input::{Complaint, Fields, Input, Read, text},
     moment::Moment,
     problem::{Fault, Problem, Step},
@@ -48,8 +48,6 @@ use crate::{
 const MARGIN: Duration = Duration::from_secs(30);
 /// Runs that a stream looks at when it begins.
 const MOST: i64 = 1000;
-/// A piece of the body is sent when it is this long, or when there is no more.
-const PIECE: usize = 16 * 1024;
 
 /// How far a client has come: a time, and the runs after it with the last
 /// record of each that the client has.

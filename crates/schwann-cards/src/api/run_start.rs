@@ -251,10 +251,10 @@ fn one_after_the_other(
             return Ok(Some((opening, (app, runs, now, Bytes::new()))));
         }
         loop {
-            if let Some(stream) = &mut now {
-                if let Some(piece) = stream.piece().await? {
-                    return Ok(Some((piece, (app, runs, now, opening))));
-                }
+            if let Some(stream) = &mut now
+                && let Some(piece) = stream.piece().await?
+            {
+                return Ok(Some((piece, (app, runs, now, opening))));
             }
             let Some(of) = runs.next().await else { return Ok::<_, LogError>(None) };
             let reader = app.runs.read(of.run_id, 0, true).await?;

@@ -664,6 +664,7 @@ async fn runs_of_others_are_not_there() {
 }
 
 /// Programs that show what they can reach, in the sandbox that this machine has. Without one, running is refused.
+#[expect(clippy::print_stdout, reason = "what is not tested is said")]
 #[tokio::test]
 async fn programs_are_held_by_a_sandbox_or_not_run() {
     let desk = Desk::at(Site::start().await).await;

@@ -4,8 +4,17 @@
 //! This program is its own server: with `--serve` it writes runs and says on
 //! stdout what their readers were shown; without, it starts and kills that.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a test with a `main` of its own, which starts itself"
+)]
+
+mod application;
 mod disk;
 mod killed;
+mod many;
 mod writer;
 
 use std::{panic, process::ExitCode, time::Instant};
@@ -13,6 +22,9 @@ use std::{panic, process::ExitCode, time::Instant};
 /// What is held to here, by the name under which it can be chosen.
 const TESTS: &[(&str, fn())] = &[
     ("killed_at_200_random_points_nothing_shown_is_lost", killed::at_random_points),
+    ("killed_with_programs_running_none_lives_on_or_runs_again", application::killed),
+    ("two_hundred_runs_stream_at_once", many::at_once),
+    ("a_thousand_readers_that_stand_still_cost_little_and_harm_nobody", many::readers),
     ("a_full_disk_refuses_new_runs_and_recovers_without_a_restart", disk::full),
     ("a_failing_write_ends_streams_visibly_and_recovers_without_a_restart", disk::failing),
 ];
@@ -21,6 +33,13 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.first().map(String::as_str) {
         Some("--serve") => return writer::serve(arguments[1].as_ref()),
+        Some("--application") => {
+            return application::serve(
+                arguments[1].as_ref(),
+                &arguments[2],
+                arguments[3].parse().unwrap(),
+            );
+        }
         Some("--fill") => return disk::fill(arguments[1].as_ref()),
         _ => {}
     }

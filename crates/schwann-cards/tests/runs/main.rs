@@ -1,5 +1,7 @@
 //! The durable log, its readers and what they send, over real files.
 
+#![expect(clippy::unwrap_used, reason = "also outside of functions marked as tests")]
+
 mod cuts;
 mod following;
 mod resuming;
