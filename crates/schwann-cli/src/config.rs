@@ -679,7 +679,7 @@ fn variable(
 
 /// A variable that AIStore sets in the pods of an ETL, or that its users do.
 pub(crate) fn contract_variable(name: &str) -> Option<String> {
-    env::var(name).ok()
+    env::var_os(name)?.into_string().ok()
 }
 
 /// The setting that a variable is for. Not every `SCHWANN_` is one, but one
