@@ -14,6 +14,7 @@ mod peers;
 mod steps;
 mod test;
 mod up;
+mod web;
 
 #[cfg(test)]
 mod arrows;
@@ -31,7 +32,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Builds the binary and runs `schwann up`; further arguments are handed on to it
+    /// Builds page and binary and runs `schwann up`; further arguments are handed on to it
     Up {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
@@ -61,6 +62,9 @@ struct Choice {
     /// Run the ETL conformance client against the real Python servers as well (some minutes)
     #[arg(long, conflicts_with = "no_peers")]
     peers: bool,
+    /// Leave out the page: its build, and its tests in a browser
+    #[arg(long)]
+    no_page: bool,
     /// Only tests whose name contains this, without formatting and lint checks
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,

@@ -12,6 +12,7 @@ use crate::{
     Choice, peers,
     peers::Peers,
     steps::{Steps, cargo, say},
+    web,
 };
 
 /// Turns on the tests that meet the real SDKs.
@@ -27,7 +28,7 @@ const POSTGRES: &str = "schwann-cards/postgres";
 ///
 /// # Errors
 ///
-/// Fails before any test if the Python environments cannot be made.
+/// Fails before any test if the Python environments or the page cannot be made.
 pub(crate) fn run(choice: &Choice) -> Result<ExitCode> {
     let mut steps = Steps::default();
     tests(choice, &mut steps)?;
@@ -52,6 +53,15 @@ pub(crate) fn tests(choice: &Choice, steps: &mut Steps) -> Result<()> {
             "there is no server below /usr/lib/postgresql; apt-get install postgresql",
         );
     }
+    // Rust's own tests look at the built page too.
+    if choice.no_page {
+        steps.leave("the page", "--no-page");
+    } else {
+        let started = Instant::now();
+        say(format_args!("\n== the page"));
+        web::build()?;
+        steps.note("the page", true, started.elapsed());
+    }
     if choice.filter.is_none() {
         steps.run("formatting", &mut cargo(&["fmt", "--all", "--check"]));
         let mut lints = with(choice, &["clippy", "--workspace", "--all-targets"], peers);
@@ -66,6 +76,9 @@ pub(crate) fn tests(choice: &Choice, steps: &mut Steps) -> Result<()> {
     steps.run("unit, integration and interop tests", with(choice, &targets, peers).args(filter));
     let docs = ["test", "--workspace", "--no-fail-fast", "--doc"];
     steps.run("examples in the documentation", with(choice, &docs, peers).args(filter));
+    if !choice.no_page && choice.filter.is_none() {
+        web::tests(steps);
+    }
     Ok(())
 }
 

@@ -1,15 +1,19 @@
-//! `cargo xtask up`: builds the binary and becomes it.
+//! `cargo xtask up`: builds page and binary and becomes the binary.
 
 use std::{os::unix::process::CommandExt as _, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 
-use crate::steps::{cargo, program};
+use crate::{
+    steps::{cargo, program},
+    web,
+};
 
 /// Builds `schwann` and runs `schwann up` in this process's place, so that
 /// Ctrl-C and the exit code are its own.
 pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
+    web::build()?;
     let built = cargo(&["build", "--package", "schwann-cli", "--bin", "schwann"])
         .status()
         .context("cannot run cargo")?;

@@ -18,6 +18,9 @@ pub(crate) struct SitePublic {
     /// Largest request body, in bytes.
     max_body_bytes: u64,
     version: &'static str,
+    /// What holds programs, such as `bubblewrap`, or `none` if the operator turned it off. Null if nothing can, and so none runs.
+    #[schema(example = "bubblewrap")]
+    sandbox: Option<String>,
 }
 
 /// What this server is like, for anybody.
@@ -35,5 +38,6 @@ pub(crate) async fn read_site(State(app): State<Arc<App>>) -> Json<SitePublic> {
         max_code_bytes: app.settings.max_code.bytes(),
         max_body_bytes: app.settings.max_body.bytes(),
         version: env!("CARGO_PKG_VERSION"),
+        sandbox: app.runs.sandbox().ok().map(str::to_owned),
     })
 }
