@@ -10,6 +10,7 @@ looks at what comes back.
 import json
 import subprocess
 import sys
+import tempfile
 import urllib.request
 
 CHECKS = "not_a_server_error,content_type_conformance,response_schema_conformance"
@@ -54,7 +55,9 @@ def fuzz(url, token, left_out):
     ]
     for operation in left_out:
         command += ["--exclude-operation-id", operation]
-    done = subprocess.run(command, capture_output=True, text=True)
+    # It keeps what it found in the folder it runs in.
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     print(done.stdout[-12000:], done.stderr[-4000:], file=sys.stderr)
     say("no request makes the server fail", done.returncode == 0)
 

@@ -413,7 +413,15 @@ impl Inner {
             max_unfinished: self.max_unfinished,
             max_queued: self.max_queued,
         };
-        let started = match self.store.save_and_run(&saving, Moment::now()).await {
+        let mut saved = self.store.save_and_run(&saving, Moment::now()).await;
+        // A client can see a run's end in its log a moment before the database has it.
+        if let Err(SaveAndRunError::Busy(busy)) = &saved
+            && let Ok(Some(ended)) = self.logs.ended(*busy).await
+        {
+            self.settle_recovered(vec![ended]).await;
+            saved = self.store.save_and_run(&saving, Moment::now()).await;
+        }
+        let started = match saved {
             Ok(started) if !started.repeated => started,
             other => {
                 if let Err(error) = self.logs.discard(writer).await {

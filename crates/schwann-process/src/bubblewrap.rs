@@ -31,6 +31,7 @@ use crate::{
     identity::Identity,
     launch::{Confinement, Exposed, Launch, Resource, launch},
     program::text,
+    survivor::Survivor,
     terminal::{Ends, Stream},
     tree::{Jail, Tree},
 };
@@ -148,6 +149,7 @@ impl Bubblewrap {
             .chain(count_inside.then(|| text(spec.limits.processes.to_string().as_bytes())))
             .chain(spec.command.iter().map(|word| text(word.as_bytes())))
             .collect();
+        let survivor = Survivor::start(spec).await?;
         let child = launch(Launch {
             program: text(self.path.as_os_str().as_bytes()),
             arguments: command,
@@ -166,7 +168,8 @@ impl Bubblewrap {
             confinement: Confinement::default(),
         });
         let child = child.await.map_err(|error| StartError::launch(spec, error))?;
-        let jail = Jail::new(status_stream, cgroup, identity);
+        survivor.watches(child.pid()).map_err(system("it cannot be watched"))?;
+        let jail = Jail::new(status_stream, cgroup, identity, survivor);
         Tree::jailed(child, jail).map_err(system("it cannot be followed"))
     }
 

@@ -23,10 +23,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
 };
-use rustix::{
-    pipe::{PipeFlags, pipe_with},
-    process::geteuid,
-};
+use rustix::process::geteuid;
 use tempfile::TempDir;
 
 use crate::{
@@ -35,8 +32,9 @@ use crate::{
     cgroup::{Cgroup, Cgroups},
     filter::{self, Strictness},
     identity::Identity,
-    launch::{Child, Confinement, Exposed, Launch, Resource, launch},
+    launch::{Confinement, Exposed, Launch, Resource, launch},
     program::{find, text, variables as lines},
+    survivor::Survivor,
     terminal::Ends,
     tree::Tree,
     watchdog,
@@ -71,10 +69,7 @@ const SLACK: u64 = 512;
 /// What belongs to a program in this sandbox besides its processes.
 #[derive(Debug)]
 pub(crate) struct Cell {
-    /// Kills the group if this process dies. Reads from a pipe that nobody
-    /// else has the other end of.
-    pub(crate) watch: Child,
-    pub(crate) _alive: OwnedFd,
+    pub(crate) survivor: Survivor,
     pub(crate) folder: TempDir,
     pub(crate) cgroup: Option<Cgroup>,
     pub(crate) identity: Option<Identity>,
@@ -180,9 +175,7 @@ pub(crate) async fn start(
         let most = u64::from(spec.limits.processes) + running() + SLACK;
         limits.push((Resource::Processes, most));
     }
-    let (watch_stdin, alive) = pipe_with(PipeFlags::CLOEXEC)
-        .map_err(|error| StartError::system(spec, "it cannot be watched", error.into()))?;
-    let watch = watch(watch_stdin).await.map_err(|error| StartError::launch(spec, error))?;
+    let survivor = Survivor::start(spec).await?;
     let child = launch(Launch {
         program: text(program.as_os_str().as_bytes()),
         arguments: spec.command.iter().map(|word| text(word.as_bytes())).collect(),
@@ -201,42 +194,9 @@ pub(crate) async fn start(
         confinement: Confinement { ruleset, filters },
     });
     let child = child.await.map_err(|error| StartError::launch(spec, error))?;
-    let group = format!("{}\n", child.pid().as_raw_nonzero());
-    rustix::io::write(&alive, group.as_bytes())
-        .map_err(|error| StartError::system(spec, "it cannot be watched", error.into()))?;
-    let cell = Cell { watch, _alive: alive, folder, cgroup, identity };
+    survivor.watches(child.pid()).map_err(system("it cannot be watched"))?;
+    let cell = Cell { survivor, folder, cgroup, identity };
     Tree::ruled(child, cell).map_err(system("it cannot be followed"))
-}
-
-/// A shell that kills a process group when this process has died. It has the
-/// number by its first line, and the death by the end of its input.
-async fn watch(stdin: OwnedFd) -> Result<Child, crate::launch::LaunchError> {
-    let null = || {
-        let file = fs::OpenOptions::new().write(true).open("/dev/null");
-        file.map(OwnedFd::from).map_err(|source| crate::launch::LaunchError {
-            step: crate::launch::Step::Streams,
-            source,
-        })
-    };
-    let script = "trap '' TERM INT HUP; read group; read end; kill -s KILL -- \"-$group\"";
-    launch(Launch {
-        program: c"/bin/sh".to_owned(),
-        arguments: vec![c"sh".to_owned(), c"-c".to_owned(), text(script.as_bytes())],
-        environment: Vec::new(),
-        folder: Some(c"/".to_owned()),
-        stdin,
-        stdout: null()?,
-        stderr: null()?,
-        keep: Vec::new(),
-        terminal: false,
-        identity: None,
-        limits: Vec::new(),
-        join: Vec::new(),
-        exposed: Exposed::default(),
-        outlives: true,
-        confinement: Confinement::default(),
-    })
-    .await
 }
 
 fn environment(spec: &ProgramSpec, folder: &Path) -> BTreeMap<OsString, OsString> {

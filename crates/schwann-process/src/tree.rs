@@ -30,6 +30,7 @@ use crate::{
     landlocked::Cell,
     launch::Child,
     supervisor::watch_fd,
+    survivor::Survivor,
     terminal::Stream,
     watchdog::{self, Usage, Who},
 };
@@ -64,6 +65,7 @@ pub(crate) struct Jail {
     init: Option<Init>,
     cgroup: Option<Cgroup>,
     identity: Option<Identity>,
+    survivor: Option<Survivor>,
 }
 
 #[derive(Debug)]
@@ -94,8 +96,10 @@ impl Jail {
         status: Arc<Stream>,
         cgroup: Option<Cgroup>,
         identity: Option<Identity>,
+        survivor: Survivor,
     ) -> Self {
-        Self { status, said: Vec::new(), silent: false, init: None, cgroup, identity }
+        let survivor = Some(survivor);
+        Self { status, said: Vec::new(), silent: false, init: None, cgroup, identity, survivor }
     }
 
     /// The number after a name in what it said.
@@ -314,10 +318,9 @@ impl Tree {
         if self.cell.is_some() {
             scattered(group).await;
         }
-        if let Some(mut cell) = self.cell.take() {
-            // It would kill a group that is gone, and its number with it.
-            cell.watch.kill();
-            cell.watch.reap();
+        let jailed = self.jail.as_mut().and_then(|jail| jail.survivor.take());
+        if let Some(survivor) = jailed.or_else(|| self.cell.take().map(|cell| cell.survivor)) {
+            survivor.end();
         }
         let cgroup = self.cgroup.as_ref();
         Finished {

@@ -29,7 +29,7 @@ fn both_manifests_start_what_the_image_has_with_flags_that_it_knows() {
     for name in ["runtime.yaml", "pod.yaml"] {
         let text = file(name);
         assert!(!text.contains('\t'), "{name}: a tab indents nothing");
-        let odd = text.lines().find(|line| line.len() - line.trim_start().len() & 1 == 1);
+        let odd = text.lines().find(|line| (line.len() - line.trim_start().len()) & 1 == 1);
         assert_eq!(odd, None, "{name}: indented by an odd number");
         let command: Vec<String> = serde_json::from_str(value(&text, "command")).unwrap();
         let (program, args) = command.split_first().unwrap();

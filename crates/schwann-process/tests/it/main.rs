@@ -58,6 +58,11 @@ impl Lifeline {
         Self { _folder: folder, path, reader }
     }
 
+    /// Holds the line as well, so that its end comes even if no program ever opened it.
+    fn hold_too(&self) -> pipe::Sender {
+        pipe::OpenOptions::new().open_sender(&self.path).unwrap()
+    }
+
     /// Shell that holds the line for the rest of the script, and of all it starts.
     fn hold(&self) -> String {
         format!("exec 9>'{}';", self.path.display())
