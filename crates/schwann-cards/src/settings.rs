@@ -22,9 +22,6 @@ pub struct CardsSettings {
     /// A PostgreSQL database, as `postgres://…`. Without one: SQLite in the data folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
-    /// A Redis server, as `redis://…`, through which several servers share the output of their runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub redis: Option<String>,
     /// The email of the superuser that is made if there is none. Default: `admin@example.com`.
     pub first_superuser: String,
     /// Its password. Without one, a random one is made and said once.
@@ -122,7 +119,6 @@ impl Default for CardsSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             data: PathBuf::from("schwann-data"),
             database: None,
-            redis: None,
             first_superuser: "admin@example.com".to_owned(),
             first_superuser_password: None,
             signup: false,

@@ -77,7 +77,6 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("cards.listen", "\"127.0.0.1:8080\""),
     ("cards.data", "\"/var/lib/schwann/cards\""),
     ("cards.database", "\"postgres://schwann@localhost/schwann\""),
-    ("cards.redis", "\"redis://127.0.0.1:6379\""),
     ("cards.first_superuser", "\"admin@example.com\""),
     ("cards.first_superuser_password", "\"open sesame\""),
     ("cards.signup", "false"),
@@ -120,7 +119,7 @@ const PATHS: &[&str] = &["key.wallet_path", "axon.nonces", "etl.working_director
 
 /// Keys whose value is shown to nobody.
 const SECRET: &[&str] =
-    &["key.uri", "key.password", "cards.database", "cards.redis", "cards.first_superuser_password"];
+    &["key.uri", "key.password", "cards.database", "cards.first_superuser_password"];
 
 /// All settings, from all layers.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]

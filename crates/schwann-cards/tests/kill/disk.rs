@@ -101,7 +101,7 @@ pub(crate) fn fill(folder: &Path) -> ExitCode {
         assert_eq!(kept.last().unwrap().record, Record::Exit(exit));
 
         // Whoever has it open keeps its room.
-        drop((reader, writer));
+        drop(reader);
         logs.remove(run).await.unwrap();
         let next = Uuid::new_v4();
         let writer = logs.create(next).await.unwrap();
