@@ -18,12 +18,21 @@ use crate::{
     question::{Input, Question},
 };
 
+/// Most that is read of a body where the object is elsewhere, in bytes.
+const UNWANTED: u64 = 64 * 1024;
+
 /// The object of a question and its bytes. `body` is the request's, which is what may be asked for.
 pub(crate) async fn open(
     server: &EtlServer,
     question: &Question,
     body: Option<RequestBody>,
 ) -> Result<(Object, RequestBody), Failure> {
+    let mut body = body;
+    if !matches!(question.input, Input::Body)
+        && let Some(unwanted) = body.take()
+    {
+        pass_over(unwanted).await;
+    }
     let object = |file: Option<&std::path::Path>| {
         let file = file.map(std::path::Path::to_owned);
         Object::with_file(question.path.clone(), question.etl_args.clone(), file)
@@ -54,6 +63,14 @@ pub(crate) async fn open(
             Ok((object(None), fetch(server, uri, true).await?))
         }
         Input::Url(url) => Ok((object(None), fetch(server, url.clone(), false).await?)),
+    }
+}
+
+/// Reads a small body that nobody wants, so that its connection can be used again. A larger one costs the connection.
+async fn pass_over(mut body: RequestBody) {
+    if body.announced().is_some_and(|length| length <= UNWANTED) {
+        // One that breaks off takes its connection along, and the object is not in it.
+        while let Ok(Some(_)) = body.chunk().await {}
     }
 }
 
