@@ -77,7 +77,8 @@ pub(crate) fn tests(choice: &Choice, steps: &mut Steps) -> Result<()> {
     let docs = ["test", "--workspace", "--no-fail-fast", "--doc"];
     steps.run("examples in the documentation", with(choice, &docs, peers).args(filter));
     if !choice.no_page && choice.filter.is_none() {
-        web::tests(steps);
+        // With the features of the other steps, so that it is there already.
+        web::tests(steps, with(choice, &["build", "--workspace", "--bins"], peers));
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     peers::fnv1a,
-    steps::{Steps, cargo, program, say},
+    steps::{Steps, program, say},
     top,
 };
 
@@ -59,10 +59,9 @@ pub(crate) fn build() -> Result<()> {
 }
 
 /// Checks and tests of the page: types, style, units, and a browser before the real program.
-pub(crate) fn tests(steps: &mut Steps) {
+pub(crate) fn tests(steps: &mut Steps, mut binary: Command) {
     steps.run("page: types and style", &mut npm(&["run", "--silent", "check"]));
     steps.run("page: units", &mut npm(&["run", "--silent", "test"]));
-    let mut binary = cargo(&["build", "--package", "schwann-cli", "--bin", "schwann"]);
     if steps.run("page: the program", &mut binary) {
         steps.run("page: in a browser", &mut npm(&["run", "--silent", "e2e"]));
     }
