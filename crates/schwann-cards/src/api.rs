@@ -10,6 +10,7 @@ mod health;
 mod login;
 mod notebooks;
 mod openapi;
+mod publications;
 mod run_shapes;
 mod run_start;
 mod run_streams;
@@ -87,6 +88,11 @@ fn documented() -> (Router<Arc<App>>, OpenApi) {
         .routes(routes!(cards::read_cards, cards::create_card))
         .routes(routes!(cards::reorder_cards))
         .routes(routes!(cards::read_card, cards::update_card, cards::delete_card))
+        .routes(routes!(
+            publications::read_publication,
+            publications::publish_card,
+            publications::unpublish_card
+        ))
         .routes(routes!(shares::read_shares, shares::create_share))
         .routes(routes!(shares::delete_share))
         .routes(routes!(shares::read_shared_book))

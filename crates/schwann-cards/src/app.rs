@@ -1,15 +1,17 @@
 //! The application: its state, its start and its handler.
 
-use std::{fs, io, path::PathBuf, sync::Arc};
+use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::Router;
 use schwann::Handler;
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::{
     api,
     moment::Moment,
     password::{self, Passwords},
+    published::{Beside, Publishing},
     rate::RateLimit,
     runs::Runs,
     sample::sample_book,
@@ -18,12 +20,16 @@ use crate::{
     store::{Store, User},
 };
 
+/// Between two looks at what other servers with the same database have published.
+const RENEWING: Duration = Duration::from_secs(5);
+
 /// What every request may need.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) settings: CardsSettings,
     pub(crate) store: Store,
     pub(crate) runs: Runs,
+    pub(crate) publishing: Publishing,
     pub(crate) passwords: Passwords,
     /// By address, and by email.
     pub(crate) logins: RateLimit<String>,
@@ -64,13 +70,25 @@ impl Application {
     ///
     /// Fails if the folder cannot be written, the database cannot be reached, or a setting cannot be used.
     pub async fn start(settings: CardsSettings) -> Result<Self, StartError> {
+        Self::start_beside(settings, Beside::nothing()).await
+    }
+
+    /// As [`start`](Self::start), beside what cards can be published as and can call.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub async fn start_beside(settings: CardsSettings, beside: Beside) -> Result<Self, StartError> {
         make_private_folder(&settings.data)?;
         let store = Store::open(&settings.data, settings.database.as_deref()).await;
         let store = store.map_err(|error| StartError::new("cannot open the database", error))?;
-        let runs = Runs::open(&settings, store.clone()).await;
+        let runs = Runs::open(&settings, store.clone(), beside.outlet.clone()).await;
         let runs = runs.map_err(|error| StartError::new("cannot take up the runs", error))?;
         let random = |error| StartError::new("the system gives no random bytes", error);
+        let most = settings.max_published_running;
+        let publishing = Publishing::new(store.clone(), runs.clone(), most, beside);
         let mut app = App {
+            publishing,
             passwords: Passwords::new().map_err(random)?,
             logins: RateLimit::new(settings.logins_per_minute),
             requests: RateLimit::new(settings.requests_per_minute),
@@ -82,6 +100,18 @@ impl Application {
         // It is not needed any more.
         app.settings.first_superuser_password = None;
         let app = Arc::new(app);
+        let renewed = app.publishing.renew().await;
+        renewed.map_err(|error| StartError::new("cannot read what is published", error))?;
+        let weak = Arc::downgrade(&app);
+        tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(RENEWING).await;
+                let Some(app) = weak.upgrade() else { return };
+                if let Err(error) = app.publishing.renew().await {
+                    warn!(%error, "what is published cannot be read");
+                }
+            }
+        });
         let router = api::router(Arc::clone(&app));
         Ok(Self { app, router, first_password })
     }
@@ -98,6 +128,7 @@ impl Application {
 
     /// Closes the database, once nobody is served any more.
     pub async fn close(&self) {
+        self.app.publishing.close();
         self.app.runs.close().await;
         self.app.store.close().await;
     }
@@ -159,7 +190,7 @@ async fn first_superuser(app: &App) -> Result<Option<String>, StartError> {
     let added = app.store.add_user(&user, &hash, u32::MAX).await;
     added.map_err(|error| fail(error.into()))?;
     if settings.sample_book {
-        let (book, cards) = sample_book(user.id, Moment::now());
+        let (book, cards) = sample_book(user.id, Moment::now(), app.runs.outlet().is_ok());
         let added = app.store.add_book(&book, &cards, settings.max_books_per_user).await;
         added.map_err(|error| fail(error.into()))?;
     }

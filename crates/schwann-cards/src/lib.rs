@@ -11,9 +11,11 @@ mod language;
 mod log_file;
 mod moment;
 mod notebook;
+mod outlet;
 mod page;
 mod password;
 mod problem;
+mod published;
 mod rate;
 pub mod reader;
 pub mod record;
@@ -27,4 +29,9 @@ mod signed_in;
 mod store;
 
 pub use self::app::{Application, StartError};
+pub use self::outlet::{CallingRun, Outlet};
+pub use self::published::{
+    Beside, Mount, Place, PublishedCall, PublishedCard, PublishedError, PublishedRun, Refused,
+};
 pub use self::settings::{CardsSettings, LanguageSettings};
+pub use self::store::Face;

@@ -1,6 +1,6 @@
 //! Every refusal and failure, as the client sees it: `{"detail": …, "code": …}`.
 
-use std::{borrow::Cow, error::Error as StdError};
+use std::{borrow::Cow, error::Error as StdError, fmt};
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -158,8 +158,26 @@ impl Problem {
         self
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     pub(crate) fn code(&self) -> &'static str {
         self.code
+    }
+}
+
+/// For the log: with what is behind it.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.detail {
+            Detail::Text(text) => f.write_str(text)?,
+            Detail::Faults(_) => f.write_str(self.code)?,
+        }
+        match &self.source {
+            Some(source) => write!(f, ": {}", chain(&**source)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::{
+    outlet::{Opened, Outlet},
     record::{Channel, Exit, Reason, Record, Start, Whole},
     run_log::{LogError, LogWriter},
 };
@@ -39,6 +40,8 @@ pub(crate) struct Job {
     pub(crate) stdin: Option<Bytes>,
     /// Set once the server stops, which is why runs are cancelled then.
     pub(crate) stopping: Arc<AtomicBool>,
+    /// What it may call, and the folder for that.
+    pub(crate) outlet: Option<(Outlet, PathBuf)>,
 }
 
 /// How others reach a program that runs.
@@ -58,14 +61,18 @@ pub(crate) struct Outcome {
 }
 
 /// Runs it to its end. `started` is told how to reach it.
-pub(crate) async fn run(job: Job, mut writer: LogWriter, started: impl FnOnce(Handle)) -> Outcome {
+pub(crate) async fn run(
+    mut job: Job,
+    mut writer: LogWriter,
+    started: impl FnOnce(Handle),
+) -> Outcome {
     writer.start_clock();
     let began = Instant::now();
     let written = writer.append(Record::Start(job.start.clone())).await;
-    let (mut exit, truncated) = match (written, prepare(&job).await) {
+    let (mut exit, truncated) = match (written, prepare(&mut job).await) {
         (Err(_), _) => (Exit::without_program(Reason::LogFailed), false),
         (Ok(()), Err(error)) => (not_started(&writer, &error).await, false),
-        (Ok(()), Ok(_folder)) => within(&job, &writer, started).await,
+        (Ok(()), Ok(_open)) => within(&job, &writer, started).await,
     };
     if exit.elapsed_ms == 0 {
         exit.elapsed_ms = began.elapsed().as_millis() as u64;
@@ -210,7 +217,8 @@ impl Drop for WorkFolder {
     }
 }
 
-async fn prepare(job: &Job) -> io::Result<WorkFolder> {
+/// Makes the work folder, and opens the outlet if it is to have one.
+async fn prepare(job: &mut Job) -> io::Result<(WorkFolder, Option<Opened>)> {
     let path = job.spec.work_folder.clone();
     let (name, text) = job.file.clone();
     let prepared = tokio::task::spawn_blocking(move || {
@@ -219,9 +227,14 @@ async fn prepare(job: &Job) -> io::Result<WorkFolder> {
         let file = folder.0.join(name);
         fs::write(&file, text)?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
-        Ok(folder)
+        Ok::<_, io::Error>(folder)
     });
-    prepared.await.map_err(io::Error::other)?
+    let folder = prepared.await.map_err(io::Error::other)??;
+    let opened = match job.outlet.take() {
+        Some((outlet, path)) => Some(outlet.open(path, job.start.run_id, &mut job.spec).await?),
+        None => None,
+    };
+    Ok((folder, opened))
 }
 
 fn make_folder(path: &Path) -> io::Result<()> {

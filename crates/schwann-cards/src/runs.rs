@@ -16,13 +16,15 @@ use bytes::Bytes;
 use http::StatusCode;
 use schwann_process::{Limits, ProgramSpec, Sandbox, Sandboxes, Signal, Span, TerminalSize};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Notify, broadcast};
+use serde_json::{Map, Value};
+use tokio::sync::{Notify, broadcast, oneshot};
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::{
     language::Languages,
     moment::Moment,
+    outlet::Outlet,
     problem::Problem,
     reader::Reader,
     record::{Exit, Of, Reason, Start},
@@ -30,8 +32,8 @@ use crate::{
     runner::{self, Handle, Job, Outcome},
     settings::CardsSettings,
     store::{
-        CardChange, KeyUse, NewRun, OnBusy, Run, RunEnd, RunStatus, SaveAndRun, SaveAndRunError,
-        Store, StoreError,
+        CardChange, Face, KeyUse, NewRun, OnBusy, Run, RunEnd, RunStatus, SaveAndRun,
+        SaveAndRunError, Store, StoreError,
     },
 };
 
@@ -56,6 +58,8 @@ struct Inner {
     sandbox: Result<Sandbox, String>,
     /// The same, as runs say it.
     held_by: String,
+    /// What programs may call, or why they may not.
+    outlet: Result<Outlet, String>,
     limits: Limits,
     max_code: u64,
     max_running: usize,
@@ -89,6 +93,8 @@ struct State {
 struct Waiting {
     run: Run,
     writer: LogWriter,
+    /// Who gives it its input, if that is not for anybody else.
+    feeder: Option<oneshot::Sender<Handle>>,
 }
 
 struct Active {
@@ -112,6 +118,12 @@ pub(crate) struct RunRequest {
     pub(crate) cpu_ms: Option<u64>,
     pub(crate) memory_bytes: Option<u64>,
     pub(crate) output_bytes: Option<u64>,
+    /// By what it is called, if as published.
+    pub(crate) face: Option<Face>,
+    /// Who calls it then.
+    pub(crate) caller: Option<String>,
+    /// Whether its program gets the outlet. Said by the card, and not by the request.
+    pub(crate) outlet: bool,
 }
 
 /// A card to be saved and run.
@@ -152,6 +164,7 @@ impl Runs {
     pub(crate) async fn open(
         settings: &CardsSettings,
         store: Store,
+        outlet: Result<Outlet, String>,
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let data = settings.data.clone();
         let work = data.join("work");
@@ -185,6 +198,12 @@ impl Runs {
             languages,
             server,
             work,
+            outlet: match &sandbox {
+                Ok(Sandbox::Landlock) => {
+                    Err("the sandbox `landlock` allows no sockets; bubblewrap does".to_owned())
+                }
+                _ => outlet,
+            },
             sandbox,
             held_by,
             limits: Limits {
@@ -228,6 +247,11 @@ impl Runs {
     /// What holds programs, as runs say it, or why none can be run.
     pub(crate) fn sandbox(&self) -> Result<&str, &str> {
         self.0.sandbox.as_ref().map(|_| &*self.0.held_by).map_err(|missing| &**missing)
+    }
+
+    /// Whether programs may call what is beside, or why not.
+    pub(crate) fn outlet(&self) -> Result<(), &str> {
+        self.0.outlet.as_ref().map(drop).map_err(|why| &**why)
     }
 
     /// News of runs that are accepted from now on.
@@ -287,8 +311,26 @@ impl Runs {
     /// even if the future is dropped.
     pub(crate) async fn start(&self, wanted: Wanted) -> Result<(Run, bool), Problem> {
         let inner = Arc::clone(&self.0);
-        let started = tokio::spawn(async move { inner.start(wanted).await });
+        let started = tokio::spawn(async move { inner.start(wanted, None).await });
         started.await.map_err(Problem::internal)?
+    }
+
+    /// As [`start`](Self::start), of a run whose input is for the caller to give: the receiver gets its program once it has started.
+    /// Without a receiver by then the run is killed.
+    pub(crate) async fn start_fed(
+        &self,
+        wanted: Wanted,
+    ) -> Result<(Run, oneshot::Receiver<Handle>), Problem> {
+        let inner = Arc::clone(&self.0);
+        let (feeder, started) = oneshot::channel();
+        let accepted = tokio::spawn(async move { inner.start(wanted, Some(feeder)).await });
+        let (run, _) = accepted.await.map_err(Problem::internal)??;
+        Ok((run, started))
+    }
+
+    /// Kills a run at once, because nobody waits for it any more.
+    pub(crate) fn abandon(&self, run: Uuid) {
+        self.0.cancel(run, Signal::Kill, Span::from_millis(0));
     }
 
     /// How many runs will have their turn before this one, if it waits.
@@ -377,7 +419,11 @@ impl Runs {
 }
 
 impl Inner {
-    async fn start(self: Arc<Self>, wanted: Wanted) -> Result<(Run, bool), Problem> {
+    async fn start(
+        self: Arc<Self>,
+        mut wanted: Wanted,
+        feeder: Option<oneshot::Sender<Handle>>,
+    ) -> Result<(Run, bool), Problem> {
         if self.stopping.load(Ordering::Relaxed) {
             return Err(Problem::unavailable("stopping", "The server stops").retry_after(5));
         }
@@ -390,6 +436,16 @@ impl Inner {
         let language = wanted.change.language.as_ref().or(card.language.as_ref());
         if let Some(language) = language {
             self.check_language(language)?;
+        }
+        if let Some(name) =
+            self.asks_for_outlet(wanted.change.settings.as_ref().unwrap_or(&card.settings))
+        {
+            if let Err(why) = &self.outlet {
+                let detail =
+                    format!("The card has the setting `{name}`, which cannot be had: {why}");
+                return Err(Problem::conflict("outlet_unavailable", detail));
+            }
+            wanted.request.outlet = true;
         }
         let id = Uuid::new_v4();
         // First of all, so that without room nothing is saved and nothing is promised.
@@ -436,7 +492,7 @@ impl Inner {
         }
         let run = started.run;
         let news = News { owner: run.owner_id, run: run.id };
-        lock(&self.state).waiting.push_back(Waiting { run: run.clone(), writer });
+        lock(&self.state).waiting.push_back(Waiting { run: run.clone(), writer, feeder });
         if self.stopping.load(Ordering::Relaxed) {
             self.abandon().await;
         }
@@ -449,11 +505,17 @@ impl Inner {
     /// Ends the runs that wait, because their turn will not come.
     async fn abandon(&self) {
         let waiting = std::mem::take(&mut lock(&self.state).waiting);
-        for Waiting { run, writer } in waiting {
+        for Waiting { run, writer, .. } in waiting {
             let exit = Exit::without_program(Reason::ServerRestart);
             let outcome = runner::finish(writer, exit, false).await;
             self.settle(run.id, &outcome).await;
         }
+    }
+
+    /// The setting by which a card asks for the outlet, if it does.
+    fn asks_for_outlet(&self, settings: &Map<String, Value>) -> Option<&'static str> {
+        let name = self.outlet.as_ref().map_or("axon", Outlet::name);
+        (settings.get(name) == Some(&Value::Bool(true))).then_some(name)
     }
 
     fn check_language(&self, id: &str) -> Result<(), Problem> {
@@ -474,7 +536,7 @@ impl Inner {
     /// the fewest, then those that came first.
     fn dispatch(self: &Arc<Self>) {
         loop {
-            let Waiting { run, writer } = {
+            let Waiting { run, writer, feeder } = {
                 let mut state = lock(&self.state);
                 let stopping = self.stopping.load(Ordering::Relaxed);
                 if stopping || state.active.len() >= self.max_running {
@@ -493,19 +555,29 @@ impl Inner {
                 state.active.insert(waiting.run.id, active);
                 waiting
             };
-            tokio::spawn(Arc::clone(self).run(run, writer));
+            tokio::spawn(Arc::clone(self).run(run, writer, feeder));
         }
     }
 
-    async fn run(self: Arc<Self>, run: Run, writer: LogWriter) {
+    async fn run(
+        self: Arc<Self>,
+        run: Run,
+        writer: LogWriter,
+        feeder: Option<oneshot::Sender<Handle>>,
+    ) {
         let outcome = match self.store.begin_run(run.id, Moment::now()).await {
             Ok(true) => match self.job(&run) {
                 Ok(job) => {
                     let registered = Arc::clone(&self);
                     let id = run.id;
-                    let closed = job.stdin.is_some();
-                    runner::run(job, writer, move |handle| registered.register(id, handle, closed))
-                        .await
+                    let closed = job.stdin.is_some() || feeder.is_some();
+                    runner::run(job, writer, move |handle| {
+                        registered.register(id, handle.clone(), closed);
+                        if feeder.is_some_and(|feeder| feeder.send(handle).is_err()) {
+                            registered.cancel(id, Signal::Kill, Span::from_millis(0));
+                        }
+                    })
+                    .await
                 }
                 Err(reason) => {
                     let exit = Exit::without_program(reason);
@@ -548,6 +620,13 @@ impl Inner {
         let sandbox = *self.sandbox.as_ref().map_err(|_| Reason::StartFailed)?;
         let mut spec = ProgramSpec::new(command, self.work.join(run.id.to_string()), sandbox);
         spec.environment.clone_from(&language.environment);
+        let outlet = match &self.outlet {
+            Ok(outlet) if request.outlet => {
+                Some((outlet.clone(), self.work.join(format!("{}.outlet", run.id))))
+            }
+            // Refused when it was started, if it was asked for.
+            _ => None,
+        };
         spec.environment.extend(request.env);
         spec.read_only.clone_from(&language.read_only);
         spec.terminal = request.terminal;
@@ -566,6 +645,7 @@ impl Inner {
             ..*most
         };
         Ok(Job {
+            outlet,
             start: Start {
                 run_id: run.id,
                 card_id: run.card_id,
@@ -591,7 +671,7 @@ impl Inner {
             let at = state.waiting.iter().position(|waiting| waiting.run.id == run);
             at.and_then(|at| state.waiting.remove(at))
         };
-        if let Some(Waiting { run, writer }) = waiting {
+        if let Some(Waiting { run, writer, .. }) = waiting {
             let inner = Arc::clone(self);
             tokio::spawn(async move {
                 let exit = Exit::without_program(Reason::Cancelled);

@@ -51,8 +51,17 @@ const timer = setInterval(() => {
 }, 300);
 ";
 
-/// A book with a card of each kind.
-pub(crate) fn sample_book(owner_id: Uuid, now: Moment) -> (Book, Vec<Card>) {
+const CALLS: &str = "# This card has the setting `axon`, so it finds a way out of its sandbox to the axon beside this page, and nowhere else.
+from axon import call, stream
+
+print(call(\"Echo\", text=\"hello from a card\"))
+for piece in stream(\"Words\", text=\"every word of this arrives by itself\"):
+    print(piece, end=\"\", flush=True)
+print()
+";
+
+/// A book with a card of each kind, and one that calls the axon if that can be done here.
+pub(crate) fn sample_book(owner_id: Uuid, now: Moment, calls_axon: bool) -> (Book, Vec<Card>) {
     let book = Book {
         id: Uuid::new_v4(),
         owner_id,
@@ -79,7 +88,9 @@ pub(crate) fn sample_book(owner_id: Uuid, now: Moment) -> (Book, Vec<Card>) {
     };
     let mut ask = code("python", "It asks for a line", ASK);
     ask.settings.insert("stdin".to_owned(), json!(true));
-    let cards = [
+    let mut calls = code("python", "It calls the axon beside this page", CALLS);
+    calls.settings.insert("axon".to_owned(), json!(true));
+    let mut cards = vec![
         text,
         code("python", "Lines, one at a time", COUNT),
         code("python", "A progress bar, colours and an exit code", COLOURS),
@@ -87,6 +98,9 @@ pub(crate) fn sample_book(owner_id: Uuid, now: Moment) -> (Book, Vec<Card>) {
         code("sh", "A shell, and what it sees from its sandbox", SHELL),
         code("javascript", "Ticks", JAVASCRIPT),
     ];
+    if calls_axon {
+        cards.push(calls);
+    }
     let placed =
         cards.into_iter().zip(0..).map(|(card, place)| card.into_card(book.id, place, now));
     let cards = placed.collect();

@@ -89,6 +89,22 @@ pub struct CardsSettings {
     /// Longest wait for requests under way when it is told to stop. Default: 10 s.
     pub drain_timeout: Span,
 
+    /// Whether cards may be published: then callers of the axon and of `etl_listen` run them. Without it: yes if everything that is
+    /// served here is for this machine only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish: Option<bool>,
+    /// Where published transforms are served. Without one they are not; but see `schwann up`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etl_listen: Option<SocketAddr>,
+    /// Most cards that are published. Default: 100.
+    pub max_publications: u32,
+    /// Most calls of published cards that wait or run. Default: 32.
+    pub max_published_running: u32,
+    /// Whether cards may call the axon beside the application. Without it: yes if everything that is served here is for this machine
+    /// only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub call_axon: Option<bool>,
+
     /// Languages beyond those that are found, or in their place, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub languages: BTreeMap<String, LanguageSettings>,
@@ -149,6 +165,11 @@ impl Default for CardsSettings {
             max_connections: 4096,
             stall_timeout: Span::from_secs(60),
             drain_timeout: Span::from_secs(10),
+            publish: None,
+            etl_listen: None,
+            max_publications: 100,
+            max_published_running: 32,
+            call_axon: None,
             languages: BTreeMap::new(),
         }
     }

@@ -5,6 +5,7 @@
 
 mod books;
 mod cards;
+mod publications;
 mod runs;
 mod shares;
 mod tokens;
@@ -19,9 +20,11 @@ use sqlx::{
 };
 use uuid::Uuid;
 
+pub use self::publications::Face;
 pub(crate) use self::{
     books::{Access, Book, BookChange},
     cards::{Card, CardChange, CardError, CardKind, NewCard},
+    publications::{NewPublication, Publication, PublishError},
     runs::{
         KeyUse, NewRun, OnBusy, Run, RunEnd, RunFilter, RunStatus, SaveAndRun, SaveAndRunError,
     },

@@ -16,6 +16,8 @@ mod health;
 mod notebooks;
 #[path = "api/ownership.rs"]
 mod ownership;
+#[path = "api/publishing.rs"]
+mod publishing;
 #[path = "api/runs.rs"]
 mod runs;
 

@@ -206,7 +206,10 @@ impl Bubblewrap {
             true => all.add(["--perms", "0700", "--size", &size, "--tmpfs", "/tmp"]),
         }
         for path in &spec.read_only {
-            bind(&mut all, path)?;
+            bind(&mut all, path, path)?;
+        }
+        for (path, inside) in &spec.shown {
+            bind(&mut all, path, inside)?;
         }
         bring(&mut all, &spec.work_folder)?;
         let folder = spec.start_in.as_deref().unwrap_or(Path::new(WORK));
@@ -225,8 +228,8 @@ impl Bubblewrap {
     }
 }
 
-/// Shows it something of the host, under its own path.
-fn bind(all: &mut Arguments, path: &Path) -> io::Result<()> {
+/// Shows it something of the host.
+fn bind(all: &mut Arguments, path: &Path, inside: &Path) -> io::Result<()> {
     let named =
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     if path.starts_with("/usr") {
@@ -238,7 +241,7 @@ fn bind(all: &mut Arguments, path: &Path) -> io::Result<()> {
     }
     let is_folder = path.metadata().map_err(named)?.is_dir();
     if !geteuid().is_root() || is_open(path) {
-        all.add([OsStr::new("--ro-bind"), path.as_os_str(), path.as_os_str()]);
+        all.add([OsStr::new("--ro-bind"), path.as_os_str(), inside.as_os_str()]);
         return Ok(());
     }
     // Root can read it, and who bubblewrap runs as cannot get there.
@@ -248,7 +251,7 @@ fn bind(all: &mut Arguments, path: &Path) -> io::Result<()> {
     all.exposed.stage = Some(text(stage.as_bytes()));
     let mount = (text(path.as_os_str().as_bytes()), text(target.as_bytes()), is_folder);
     all.exposed.mounts.push(mount);
-    all.add([OsStr::new("--ro-bind"), OsStr::new(&target), path.as_os_str()]);
+    all.add([OsStr::new("--ro-bind"), OsStr::new(&target), inside.as_os_str()]);
     Ok(())
 }
 

@@ -44,6 +44,9 @@ pub struct ProgramSpec {
     /// Folders and files of the host that it may read, under their own paths,
     /// besides the system's programs and libraries.
     pub read_only: Vec<PathBuf>,
+    /// Folders and files of the host that it may read under other paths:
+    /// here, and inside. In bubblewrap only; it may connect to sockets in them.
+    pub shown: Vec<(PathBuf, PathBuf)>,
     /// Holds memory and processes by cgroups where there are any. On if not
     /// turned off.
     pub cgroups: bool,
@@ -65,6 +68,7 @@ impl ProgramSpec {
             limits: Limits::default(),
             terminal: None,
             read_only: Vec::new(),
+            shown: Vec::new(),
             cgroups: true,
         }
     }

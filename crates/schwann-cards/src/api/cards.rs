@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    api::{BookPath, CardPath, Message},
+    api::{BookPath, CardPath, Message, publications::PublicationPublic},
     app::App,
     input::{
         Complaint, Fields, Input, Json as Body, Page, Read, any_object, choice, id, integer, text,
@@ -22,8 +22,9 @@ use crate::{
     },
     moment::Moment,
     problem::{Fault, Problem, Step},
+    published::Publishing,
     signed_in::SignedIn,
-    store::{Access, Card, CardChange, CardError, CardKind, NewCard, Run, RunStatus},
+    store::{Access, Card, CardChange, CardError, CardKind, NewCard, Publication, Run, RunStatus},
 };
 
 /// A card.
@@ -45,6 +46,8 @@ pub(crate) struct CardPublic {
     created_at: Moment,
     updated_at: Moment,
     last_run: Option<LastRun>,
+    /// How it is published, if it is.
+    publication: Option<PublicationPublic>,
 }
 
 /// What is known about the newest run of a card.
@@ -221,7 +224,8 @@ impl App {
     /// A card as its clients see it.
     async fn public(&self, card: Card) -> Result<CardPublic, Problem> {
         let run = self.store.last_run(card.id).await?.map(LastRun::from);
-        Ok(CardPublic::new(card, run))
+        let publication = self.store.publication(card.id).await?;
+        Ok(CardPublic::new(card, run).published(&self.publishing, publication))
     }
 }
 
@@ -240,7 +244,14 @@ impl CardPublic {
             created_at: card.created_at,
             updated_at: card.updated_at,
             last_run,
+            publication: None,
         }
+    }
+
+    fn published(mut self, publishing: &Publishing, publication: Option<Publication>) -> Self {
+        self.publication =
+            publication.map(|publication| PublicationPublic::new(publishing, publication));
+        self
     }
 }
 
@@ -310,9 +321,10 @@ pub(crate) async fn list(app: &App, book_id: Uuid, page: Page) -> Result<CardsPu
         .into_iter()
         .filter_map(|run| Some((run.card_id?, LastRun::from(run))))
         .collect();
+    let mut publications = app.store.publications(book_id).await?;
     let public = cards.into_iter().map(|card| {
-        let run = runs.remove(&card.id);
-        CardPublic::new(card, run)
+        let (run, publication) = (runs.remove(&card.id), publications.remove(&card.id));
+        CardPublic::new(card, run).published(&app.publishing, publication)
     });
     Ok(CardsPublic { data: public.collect(), count })
 }

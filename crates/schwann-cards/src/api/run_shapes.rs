@@ -18,7 +18,7 @@ use crate::{
     problem::{Fault, Problem, Step},
     record::Channel,
     runs::{RunRequest, Runs},
-    store::{CardChange, OnBusy, Run, RunFilter, RunStatus},
+    store::{CardChange, Face, OnBusy, Run, RunFilter, RunStatus},
 };
 
 /// Largest standard input that comes with a run, in bytes.
@@ -61,6 +61,10 @@ pub(crate) struct RunPublic {
     language: String,
     /// What held the program; `none` if nothing did.
     sandbox: String,
+    /// By what it was called, if the card was called as published.
+    face: Option<Face>,
+    /// Who called it then.
+    caller: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -393,13 +397,17 @@ impl CardRun {
             cpu_ms: limits.cpu_ms,
             memory_bytes: limits.memory_mb.map(|mb| mb << 20),
             output_bytes: limits.output_bytes,
+            ..RunRequest::default()
         };
         (change, request, self.save.unwrap_or(true), self.on_busy.unwrap_or_default())
     }
 }
 
 pub(super) fn public(runs: &Runs, run: Run) -> RunPublic {
+    let request: RunRequest = serde_json::from_value(run.request).unwrap_or_default();
     RunPublic {
+        face: request.face,
+        caller: request.caller,
         queue_position: match run.status {
             RunStatus::Queued => runs.position(run.id),
             RunStatus::Running | RunStatus::Finished => None,

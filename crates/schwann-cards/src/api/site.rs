@@ -6,6 +6,7 @@ use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::publications::FacePublic;
 use crate::app::App;
 
 /// What this server is like.
@@ -21,6 +22,10 @@ pub(crate) struct SitePublic {
     /// What holds programs, such as `bubblewrap`, or `none` if the operator turned it off. Null if nothing can, and so none runs.
     #[schema(example = "bubblewrap")]
     sandbox: Option<String>,
+    /// As what cards can be published here.
+    faces: Vec<FacePublic>,
+    /// Whether a card whose setting `axon` is true can call the axon beside this application.
+    axon: bool,
 }
 
 /// What this server is like, for anybody.
@@ -39,5 +44,7 @@ pub(crate) async fn read_site(State(app): State<Arc<App>>) -> Json<SitePublic> {
         max_body_bytes: app.settings.max_body.bytes(),
         version: env!("CARGO_PKG_VERSION"),
         sandbox: app.runs.sandbox().ok().map(str::to_owned),
+        faces: FacePublic::all(&app.publishing),
+        axon: app.runs.outlet().is_ok(),
     })
 }

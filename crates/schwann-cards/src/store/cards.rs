@@ -236,7 +236,7 @@ pub(super) fn change(
     Ok(true)
 }
 
-fn json(object: &Map<String, Value>) -> String {
+pub(super) fn json(object: &Map<String, Value>) -> String {
     serde_json::to_string(object).expect("a JSON object can be written")
 }
 

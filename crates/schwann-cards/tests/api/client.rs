@@ -10,7 +10,7 @@ use hyper_util::{
     rt::TokioExecutor,
 };
 use schwann::Server;
-use schwann_cards::{Application, CardsSettings};
+use schwann_cards::{Application, Beside, CardsSettings};
 use schwann_testkit::postgres::Postgres;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -33,6 +33,7 @@ pub(crate) struct Site {
     data: TempDir,
     postgres: Option<Arc<Postgres>>,
     settings: CardsSettings,
+    beside: Beside,
     application: Arc<Application>,
     server: Task,
 }
@@ -77,6 +78,13 @@ impl Site {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut CardsSettings)) -> Self {
+        Self::start_beside(Beside::nothing(), change).await
+    }
+
+    pub(crate) async fn start_beside(
+        beside: Beside,
+        change: impl FnOnce(&mut CardsSettings),
+    ) -> Self {
         let data = TempDir::new().unwrap();
         let mut settings = CardsSettings {
             data: data.path().join("data"),
@@ -95,16 +103,18 @@ impl Site {
             }
         };
         change(&mut settings);
-        Self::serve(data, postgres, settings).await
+        Self::serve(data, postgres, settings, beside).await
     }
 
     async fn serve(
         data: TempDir,
         postgres: Option<Arc<Postgres>>,
         settings: CardsSettings,
+        beside: Beside,
     ) -> Self {
         let server = Server { max_request_bytes: settings.max_body.bytes(), ..Server::default() };
-        let application = Arc::new(Application::start(settings.clone()).await.unwrap());
+        let application = Application::start_beside(settings.clone(), beside.clone()).await;
+        let application = Arc::new(application.unwrap());
         let listener = Server::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = listener.local_addr().unwrap();
         let handler = application.handler();
@@ -112,15 +122,15 @@ impl Site {
             server.run(listener, handler, std::future::pending()).await;
         }));
         let client = HyperClient::builder(TokioExecutor::new()).build_http();
-        Self { address, client, data, postgres, settings, application, server }
+        Self { address, client, data, postgres, settings, beside, application, server }
     }
 
     /// Ends the server, and starts another with the same data.
     pub(crate) async fn restart(self) -> Self {
         self.server.0.abort();
         self.application.close().await;
-        let Self { data, postgres, settings, .. } = self;
-        Self::serve(data, postgres, settings).await
+        let Self { data, postgres, settings, beside, .. } = self;
+        Self::serve(data, postgres, settings, beside).await
     }
 
     /// The data folder.

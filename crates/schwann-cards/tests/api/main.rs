@@ -9,6 +9,7 @@ mod client;
 mod health;
 mod notebooks;
 mod ownership;
+mod publishing;
 mod runs;
 
 pub(crate) const DATABASE: client::Database = client::Database::Sqlite;

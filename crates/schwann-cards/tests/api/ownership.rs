@@ -57,7 +57,7 @@ async fn anothers_things_are_not_found() {
             .replace("{share_id}", share["id"].as_str().unwrap());
         // A body that would be good, wherever one is asked for.
         let body = json!({"title": "Eve's", "code": "print('eve')", "ids": [last(&card)], "role": "viewer",
-            "cols": 80, "rows": 24});
+            "cols": 80, "rows": 24, "face": "synapse", "name": "Eves"});
         let body = (method != Method::GET).then_some(body);
         for who in [&eve, &site.superuser().await] {
             let answer = site.ask(method.clone(), &path, Some(who), body.clone()).await;
