@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use schwann_process::{
     self as process, Control, Ending, Input, OutputStream, Program, ProgramSpec, Session, Span,
+    remove_run_folder,
 };
 use tokio::time::Instant;
 use tracing::warn;
@@ -210,7 +211,7 @@ impl Drop for WorkFolder {
         let path = std::mem::take(&mut self.0);
         // It may hold many files, and nobody waits for that.
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = fs::remove_dir_all(&path) {
+            if let Err(error) = remove_run_folder(&path) {
                 warn!(path = %path.display(), %error, "a work folder is left behind");
             }
         });

@@ -14,7 +14,9 @@ use std::{
 
 use bytes::Bytes;
 use http::StatusCode;
-use schwann_process::{Limits, ProgramSpec, Sandbox, Sandboxes, Signal, Span, TerminalSize};
+use schwann_process::{
+    Limits, ProgramSpec, Sandbox, Sandboxes, Signal, Span, TerminalSize, remove_run_folder,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, broadcast, oneshot};
@@ -177,7 +179,7 @@ impl Runs {
         let (logs, server) = tokio::task::spawn_blocking(move || {
             let logs = RunLogs::open(folder_in(&data), retention)?;
             // Since the logs are ours alone, so are the work folders; their programs are gone.
-            match fs::remove_dir_all(&made) {
+            match remove_run_folder(&made) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
                 _ => fs::create_dir_all(&made)?,
             }

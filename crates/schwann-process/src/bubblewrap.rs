@@ -48,6 +48,13 @@ const MOST_FILES: usize = 200;
 /// What shared memory may take, in bytes. It counts as memory as well.
 const SHARED_MEMORY: u64 = 16 << 20;
 
+/// Signals and timers that wait for their time; each takes the kernel's memory.
+const PENDING_SIGNALS: u64 = 1024;
+
+/// What the kernel tells everybody of the machine, and of what others do there.
+const SECRETS: &[&str] =
+    &["/proc/cmdline", "/proc/diskstats", "/proc/interrupts", "/proc/kallsyms", "/proc/modules"];
+
 /// What of the host's `/etc` programs need and anybody may know.
 const SETTINGS: &[&str] = &[
     "/etc/ld.so.cache",
@@ -192,6 +199,10 @@ impl Bubblewrap {
             all.add(["--perms", "0644", "--ro-bind-data", &data, path]);
         }
         all.add(["--proc", "/proc", "--dev", "/dev"]);
+        for path in SECRETS.iter().filter(|path| Path::new(path).exists()) {
+            // A device that cannot be opened there.
+            all.add(["--ro-bind", "/dev/null", path]);
+        }
         // Else `/dev` and `/dev/shm` could be filled until the host is.
         all.add(["--size", &SHARED_MEMORY.to_string(), "--tmpfs", "/dev/shm"]);
         all.add(["--remount-ro", "/dev"]);
@@ -218,7 +229,7 @@ impl Bubblewrap {
         for (name, value) in variables(spec) {
             all.add(["--setenv", &name, &value]);
         }
-        let strictness = Strictness { sockets: true, shared_memory: has_cgroup, sessions: true };
+        let strictness = Strictness { namespaces: true, user: true, shared_memory: has_cgroup };
         let filters = filter::filters(strictness).map_err(io::Error::other)?;
         for filter in &filters {
             let data = all.data(&filter::bytes(filter))?;
@@ -304,6 +315,8 @@ pub(crate) fn limits(spec: &ProgramSpec, has_cgroup: bool, own_user: bool) -> Ve
         (Resource::LockedMemory, 64 << 10),
         (Resource::MessageQueues, 0),
         (Resource::OpenFiles, limits.open_files.into()),
+        // Of all runs of one user together, if they have the same; timers, too.
+        (Resource::PendingSignals, PENDING_SIGNALS),
     ];
     if own_user {
         // Bubblewrap's two are among them. A cgroup counts as well, and says

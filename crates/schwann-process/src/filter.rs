@@ -15,13 +15,14 @@ use seccompiler::{
 /// How much is left to other parts of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Strictness {
-    /// The program has a network namespace of its own, so that it may have
-    /// sockets of its own between its processes.
-    pub(crate) sockets: bool,
+    /// The program is in namespaces of its own: it may have sockets between
+    /// its processes, there is nobody else whom a number could name, and who
+    /// leaves its process group is killed all the same.
+    pub(crate) namespaces: bool,
+    /// It is a user that nobody else is, so that no other file is its own.
+    pub(crate) user: bool,
     /// A cgroup counts memory that belongs to no process.
     pub(crate) shared_memory: bool,
-    /// Who leaves its process group is killed all the same.
-    pub(crate) sessions: bool,
 }
 
 /// Answered with EPERM, whatever the arguments.
@@ -40,6 +41,9 @@ const REFUSED: &[c_long] = &[
     libc::SYS_fsmount,
     libc::SYS_fspick,
     libc::SYS_mount_setattr,
+    OPEN_TREE_ATTR,
+    STATMOUNT,
+    LISTMOUNT,
     // Other processes.
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
@@ -73,6 +77,7 @@ const REFUSED: &[c_long] = &[
     libc::SYS_swapoff,
     libc::SYS_acct,
     libc::SYS_quotactl,
+    libc::SYS_quotactl_fd,
     libc::SYS_syslog,
     libc::SYS_settimeofday,
     libc::SYS_clock_settime,
@@ -81,12 +86,27 @@ const REFUSED: &[c_long] = &[
     libc::SYS_sethostname,
     libc::SYS_setdomainname,
     libc::SYS_nfsservctl,
-    // Memory that no process limit counts, of the System V kind.
+    // Memory that no process limit counts, and what others left open to all:
+    // of the System V kind by number, of the POSIX kind by name.
     libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_shmctl,
     libc::SYS_msgget,
+    libc::SYS_msgsnd,
+    libc::SYS_msgrcv,
+    libc::SYS_msgctl,
     libc::SYS_semget,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_semctl,
+    libc::SYS_mq_open,
+    libc::SYS_mq_unlink,
+    // Who else uses the system's programs, and when.
+    libc::SYS_inotify_init1,
+    libc::SYS_inotify_add_watch,
     // More than its share of the machine.
     libc::SYS_sched_setscheduler,
+    libc::SYS_sched_setparam,
     libc::SYS_sched_setattr,
     libc::SYS_ioprio_set,
     libc::SYS_mbind,
@@ -104,9 +124,69 @@ const REFUSED_HERE: &[c_long] = &[
     libc::SYS_ustat,
     libc::SYS_sysfs,
     libc::SYS__sysctl,
+    libc::SYS_inotify_init,
 ];
 #[cfg(not(target_arch = "x86_64"))]
 const REFUSED_HERE: &[c_long] = &[];
+
+// Newer than the crate that has the others; the same everywhere.
+const STATMOUNT: c_long = 457;
+const LISTMOUNT: c_long = 458;
+const SETXATTRAT: c_long = 463;
+const GETXATTRAT: c_long = 464;
+const LISTXATTRAT: c_long = 465;
+const REMOVEXATTRAT: c_long = 466;
+const OPEN_TREE_ATTR: c_long = 467;
+const FILE_GETATTR: c_long = 468;
+const FILE_SETATTR: c_long = 469;
+
+/// The last system call that these lists were made with in mind. Those after
+/// it do not exist here, so that a newer kernel allows no more than this one.
+const LAST: c_long = FILE_SETATTR;
+
+/// Landlock does not ask who changes what is known of a file (landlock(7)), and
+/// extended attributes hold as much as anybody likes. Answered as by a file
+/// system that has none.
+const ATTRIBUTES: &[c_long] = &[
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+    libc::SYS_getxattr,
+    libc::SYS_lgetxattr,
+    libc::SYS_listxattr,
+    libc::SYS_llistxattr,
+    libc::SYS_removexattr,
+    libc::SYS_lremovexattr,
+    libc::SYS_fremovexattr,
+    SETXATTRAT,
+    GETXATTRAT,
+    LISTXATTRAT,
+    REMOVEXATTRAT,
+    FILE_GETATTR,
+    FILE_SETATTR,
+];
+
+/// The same of modes, owners and times, which whoever owns a file may change:
+/// that is the program, if it is of the server's user.
+const OWNERSHIP: &[c_long] = &[
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchmodat2,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_utimensat,
+];
+#[cfg(target_arch = "x86_64")]
+const OWNERSHIP_HERE: &[c_long] = &[
+    libc::SYS_chmod,
+    libc::SYS_chown,
+    libc::SYS_lchown,
+    libc::SYS_utime,
+    libc::SYS_utimes,
+    libc::SYS_futimesat,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const OWNERSHIP_HERE: &[c_long] = &[];
 
 /// Flags of clone(2) that make a namespace. `CLONE_NEWTIME` is not among them:
 /// to clone(2) its bit is part of the exit signal.
@@ -122,33 +202,60 @@ const NAMESPACES: [i32; 7] = [
 
 /// The filters, to be loaded in this order; all of them hold.
 pub(crate) fn filters(strictness: Strictness) -> Result<Vec<BpfProgram>, BackendError> {
+    use SeccompCmpOp::{Eq, MaskedEq, Ne};
     let mut refused = BTreeMap::new();
     for call in REFUSED.iter().chain(REFUSED_HERE) {
         refused.insert(*call, Vec::new());
     }
-    if strictness.sockets {
-        // Pairs and sockets between its own processes, and no other family:
-        // netlink, packets, vsock and all the rest.
-        refused.insert(libc::SYS_socket, vec![rule(0, SeccompCmpOp::Ne, libc::AF_UNIX as u64)?]);
+    // Pairs and sockets between its own processes, and no other family:
+    // netlink, packets, vsock and all the rest.
+    let mut pairs = vec![rule(0, Ne, libc::AF_UNIX as u64)?];
+    if strictness.namespaces {
+        refused.insert(libc::SYS_socket, vec![rule(0, Ne, libc::AF_UNIX as u64)?]);
     } else {
-        // In the host's namespaces a socket could connect to a daemon's.
+        // In the host's namespaces a socket could connect to a daemon's, and
+        // so could one of a pair, if its kind can be connected twice.
         refused.insert(libc::SYS_socket, Vec::new());
+        let kind = 0xf;
+        pairs.push(rule(1, MaskedEq(kind), libc::SOCK_DGRAM as u64)?);
+        pairs.push(rule(1, MaskedEq(kind), libc::SOCK_RAW as u64)?);
+        // Numbers name the host's processes, of which some are the same user's.
+        refused.insert(libc::SYS_prlimit64, vec![rule(0, Ne, 0)?]);
+        refused.insert(libc::SYS_sched_setaffinity, vec![rule(0, Ne, 0)?]);
+        let others = vec![rule(0, Ne, libc::PRIO_PROCESS as u64)?, rule(1, Ne, 0)?];
+        refused.insert(libc::SYS_setpriority, others);
+        if !strictness.user {
+            for call in OWNERSHIP.iter().chain(OWNERSHIP_HERE) {
+                refused.insert(*call, Vec::new());
+            }
+        }
     }
-    refused.insert(libc::SYS_socketpair, vec![rule(0, SeccompCmpOp::Ne, libc::AF_UNIX as u64)?]);
+    refused.insert(libc::SYS_socketpair, pairs);
     if !strictness.shared_memory {
         refused.insert(libc::SYS_memfd_create, Vec::new());
         refused.insert(libc::SYS_memfd_secret, Vec::new());
     }
+    // A child of its parent is one that nobody waits for: with landlock its
+    // parent is this process.
     let mut clones = Vec::new();
-    for flag in NAMESPACES {
-        clones.push(rule(0, SeccompCmpOp::MaskedEq(flag as u64), flag as u64)?);
+    for flag in NAMESPACES.into_iter().chain([libc::CLONE_PARENT]) {
+        clones.push(rule(0, MaskedEq(flag as u64), flag as u64)?);
     }
     refused.insert(libc::SYS_clone, clones);
+    // Asking for it is harmless, and so is what everybody has.
+    let usual = [0, 0xffff_ffff].map(|personality| condition(0, Ne, personality));
+    let unusual = usual.into_iter().collect::<Result<_, _>>()?;
+    refused.insert(libc::SYS_personality, vec![SeccompRule::new(unusual)?]);
+    let mut commands = Vec::new();
+    for command in [libc::F_NOTIFY, libc::F_SETLEASE] {
+        commands.push(rule(1, Eq, command as u64)?);
+    }
+    refused.insert(libc::SYS_fcntl, commands);
     // The kernel looks at the lower half of the request only, and so do we.
-    let ioctls = [libc::TIOCSTI as u32, libc::TIOCLINUX as u32, libc::TIOCCONS as u32];
+    let ioctls = [libc::TIOCSTI, libc::TIOCLINUX, libc::TIOCCONS, libc::TIOCSETD];
     let mut typed = Vec::new();
     for request in ioctls {
-        typed.push(rule(1, SeccompCmpOp::Eq, request.into())?);
+        typed.push(rule(1, Eq, u64::from(request as u32))?);
     }
     refused.insert(libc::SYS_ioctl, typed);
 
@@ -157,7 +264,9 @@ pub(crate) fn filters(strictness: Strictness) -> Result<Vec<BpfProgram>, Backend
     let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     let mut filters =
         vec![foreign_numbers(), compile(refused, libc::EPERM)?, compile(absent, libc::ENOSYS)?];
-    if !strictness.sessions {
+    if !strictness.namespaces {
+        let none = ATTRIBUTES.iter().map(|call| (*call, Vec::new())).collect();
+        filters.push(compile(none, libc::EOPNOTSUPP)?);
         // Told that it was done, and not done: whoever means well goes on, and
         // nobody leaves.
         let feigned = [libc::SYS_setsid, libc::SYS_setpgid].map(|call| (call, Vec::new()));
@@ -167,8 +276,15 @@ pub(crate) fn filters(strictness: Strictness) -> Result<Vec<BpfProgram>, Backend
 }
 
 fn rule(argument: u8, compare: SeccompCmpOp, to: u64) -> Result<SeccompRule, BackendError> {
-    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, compare, to)?;
-    SeccompRule::new(vec![condition])
+    SeccompRule::new(vec![condition(argument, compare, to)?])
+}
+
+fn condition(
+    argument: u8,
+    compare: SeccompCmpOp,
+    to: u64,
+) -> Result<SeccompCondition, BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, compare, to)
 }
 
 /// Kills whatever calls by another architecture's numbers, which the list is
@@ -183,13 +299,14 @@ fn compile(
 }
 
 /// Refuses the x32 numbers of x86_64, which are the same architecture to a
-/// filter, name the same calls, and start at bit 30.
+/// filter, name the same calls, and start at bit 30; and all that were not
+/// known when the lists were made.
 fn foreign_numbers() -> BpfProgram {
     const NUMBER: u32 = 0;
     let line = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
     vec![
         line(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, NUMBER),
-        line(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, 0x4000_0000),
+        line(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, 0, 1, LAST as u32),
         line(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
         line(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
     ]
@@ -212,11 +329,10 @@ mod tests {
 
     #[test]
     fn filters_compile_in_every_strictness_and_fit_the_kernel() {
-        for sockets in [false, true] {
-            for shared_memory in [false, true] {
-                let filters =
-                    filters(Strictness { sockets, shared_memory, sessions: sockets }).unwrap();
-                assert_eq!(filters.len(), if sockets { 3 } else { 4 });
+        for namespaces in [false, true] {
+            for (user, shared_memory) in [(false, false), (false, true), (true, true)] {
+                let filters = filters(Strictness { namespaces, user, shared_memory }).unwrap();
+                assert_eq!(filters.len(), if namespaces { 3 } else { 5 });
                 for filter in &filters {
                     // BPF_MAXINSNS
                     assert!(!filter.is_empty() && filter.len() <= 4096, "{}", filter.len());
@@ -224,5 +340,36 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// What the kernel would answer, for the few instructions that are used.
+    #[track_caller]
+    fn check(number: u32, expected: u32) {
+        let program = foreign_numbers();
+        assert_eq!(u32::from(program[0].code), libc::BPF_LD | libc::BPF_W | libc::BPF_ABS);
+        assert_eq!(program[0].k, 0, "the number stands first in seccomp_data");
+        let mut at = 1;
+        let answer = loop {
+            let line = &program[at];
+            match u32::from(line.code) {
+                code if code == libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K => {
+                    let skip = if number > line.k { line.jt } else { line.jf };
+                    at += 1 + usize::from(skip);
+                }
+                code if code == libc::BPF_RET | libc::BPF_K => break line.k,
+                code => panic!("instruction {code}"),
+            }
+        };
+        assert_eq!(answer, expected, "{number}");
+    }
+
+    #[test]
+    fn calls_that_nobody_has_thought_of_do_not_exist() {
+        let absent = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+        check(0, libc::SECCOMP_RET_ALLOW);
+        check(LAST as u32, libc::SECCOMP_RET_ALLOW);
+        check(LAST as u32 + 1, absent);
+        check(0x4000_0000 | 39, absent);
+        check(u32::MAX, absent);
     }
 }

@@ -19,13 +19,6 @@ use std::{
     path::Path,
 };
 
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
-};
-use rustix::process::geteuid;
-use tempfile::TempDir;
-
 use crate::{
     ProgramSpec, StartError,
     bubblewrap::{give, is_open, limits, take_identity, variables},
@@ -34,11 +27,16 @@ use crate::{
     identity::Identity,
     launch::{Confinement, Exposed, Launch, Resource, launch},
     program::{find, text, variables as lines},
+    run_folder::{RunFolder, is_larger},
     survivor::Survivor,
     terminal::Ends,
     tree::Tree,
-    watchdog,
 };
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetError, Scope,
+};
+use rustix::process::geteuid;
 
 /// The first version that keeps signals and abstract sockets in. Linux 6.12.
 const VERSION: ABI = ABI::V6;
@@ -70,7 +68,7 @@ const SLACK: u64 = 512;
 #[derive(Debug)]
 pub(crate) struct Cell {
     pub(crate) survivor: Survivor,
-    pub(crate) folder: TempDir,
+    pub(crate) folder: RunFolder,
     pub(crate) cgroup: Option<Cgroup>,
     pub(crate) identity: Option<Identity>,
 }
@@ -136,11 +134,10 @@ pub(crate) async fn start(
     let cgroup = cgroup.map_err(system("its cgroup cannot be made"))?;
     let doors = cgroup.as_ref().map(Cgroup::doors).transpose();
     let join = doors.map_err(system("its cgroup cannot be opened"))?.unwrap_or_default();
-    let folder = tempfile::Builder::new().prefix("schwann-run-").tempdir();
-    let folder = folder.map_err(system("its folder cannot be made"))?;
+    let folder = RunFolder::make().map_err(system("its folder cannot be made"))?;
     let owner = identity.as_ref().map(Identity::id);
     copy(&spec.work_folder, folder.path(), owner).map_err(system("its folder cannot be filled"))?;
-    if watchdog::is_larger(folder.path(), spec.limits.folder.bytes()) {
+    if is_larger(folder.path(), spec.limits.folder.bytes(), None) {
         let full = io::Error::from(io::ErrorKind::StorageFull);
         return Err(StartError::Folder { folder: spec.work_folder.clone(), source: full });
     }
@@ -164,7 +161,7 @@ pub(crate) async fn start(
         StartError::system(spec, "its rules cannot be made", io::Error::other(error))
     })?;
     let strictness =
-        Strictness { sockets: false, shared_memory: cgroup.is_some(), sessions: false };
+        Strictness { namespaces: false, user: owner.is_some(), shared_memory: cgroup.is_some() };
     let filters = filter::filters(strictness).map_err(|error| {
         StartError::system(spec, "its filter cannot be made", io::Error::other(error))
     })?;

@@ -90,6 +90,7 @@ pub(crate) enum Resource {
     LockedMemory,
     MessageQueues,
     OpenFiles,
+    PendingSignals,
     Processes,
 }
 
@@ -103,6 +104,7 @@ impl Resource {
             Self::LockedMemory => libc::RLIMIT_MEMLOCK,
             Self::MessageQueues => libc::RLIMIT_MSGQUEUE,
             Self::OpenFiles => libc::RLIMIT_NOFILE,
+            Self::PendingSignals => libc::RLIMIT_SIGPENDING,
             Self::Processes => libc::RLIMIT_NPROC,
         }) as c_int
     }

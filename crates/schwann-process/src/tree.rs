@@ -18,6 +18,7 @@ use rustix::{
 };
 use tokio::{
     io::unix::AsyncFd,
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tracing::warn;
@@ -29,6 +30,7 @@ use crate::{
     identity::Identity,
     landlocked::Cell,
     launch::Child,
+    run_folder::{MOST_ENTRIES, is_larger},
     supervisor::watch_fd,
     survivor::Survivor,
     terminal::Stream,
@@ -44,6 +46,9 @@ pub(crate) struct Tree {
     folder: Option<PathBuf>,
     /// What was seen last.
     seen: Usage,
+    /// Time on processors of those who ended unseen, with nobody to wait for
+    /// them: it is in no account any more.
+    lost: Duration,
     jail: Option<Jail>,
     /// Dropped after the processes: the cgroup is empty then, and the user
     /// is nobody's.
@@ -135,6 +140,7 @@ impl Tree {
             exited,
             folder: Some(folder),
             seen: Usage::default(),
+            lost: Duration::ZERO,
             jail: None,
             cgroup: None,
             _identity: None,
@@ -151,6 +157,7 @@ impl Tree {
             exited,
             folder: None,
             seen: Usage::default(),
+            lost: Duration::ZERO,
             jail: Some(jail),
             cgroup,
             _identity: identity,
@@ -251,6 +258,10 @@ impl Tree {
 
     /// The first limit that it exceeds now.
     pub(crate) fn breach(&mut self, limits: &Limits) -> Option<Reason> {
+        let who = match self.cell {
+            Some(_) => Who::Group(self.child.pid()),
+            None => Who::Descendants(self.child.pid()),
+        };
         if let Some(cgroup) = &self.cgroup
             && let Some(cpu) = cgroup.cpu()
         {
@@ -259,11 +270,11 @@ impl Tree {
                 return Some(Reason::MemoryLimit);
             }
         } else {
-            let who = match self.cell {
-                Some(_) => Who::Group(self.child.pid()),
-                None => Who::Descendants(self.child.pid()),
-            };
-            self.seen = watchdog::usage(who);
+            let mut seen = watchdog::usage(who);
+            let before = self.seen.cpu.saturating_sub(self.lost);
+            self.lost += before.saturating_sub(seen.cpu);
+            seen.cpu += self.lost;
+            self.seen = seen;
             // Two of them are bubblewrap's own.
             let own = if self.jail.is_some() { 2 } else { 0 };
             if self.seen.processes.saturating_sub(own) > limits.processes {
@@ -282,7 +293,7 @@ impl Tree {
             return Some(Reason::CpuLimit);
         }
         let too_large = match (&self.folder, self.init()) {
-            (Some(folder), _) => watchdog::is_larger(folder, limits.folder.bytes()),
+            (Some(folder), _) => is_larger(folder, limits.folder.bytes(), Some(who)),
             // Its size is the file system's own limit. Its files are not, and
             // they take the kernel's memory.
             (None, Some(Init { pid, .. })) => {
@@ -319,8 +330,13 @@ impl Tree {
             scattered(group).await;
         }
         let jailed = self.jail.as_mut().and_then(|jail| jail.survivor.take());
-        if let Some(survivor) = jailed.or_else(|| self.cell.take().map(|cell| cell.survivor)) {
+        if let Some(survivor) = jailed {
             survivor.end();
+        }
+        if let Some(Cell { survivor, folder, .. }) = self.cell.take() {
+            survivor.end();
+            // It may hold many files. An error would be a panic's, and is told.
+            let _ = spawn_blocking(move || drop(folder)).await;
         }
         let cgroup = self.cgroup.as_ref();
         Finished {
@@ -372,6 +388,6 @@ fn too_many_files(folder: &Path, size: u64) -> bool {
     statfs(folder).is_ok_and(|all| {
         let is_ours = i64::from(all.f_type as u32) == TMPFS
             && all.f_blocks * all.f_bsize.unsigned_abs() == size;
-        is_ours && all.f_files.saturating_sub(all.f_ffree) > watchdog::MOST_ENTRIES as u64
+        is_ours && all.f_files.saturating_sub(all.f_ffree) > MOST_ENTRIES as u64
     })
 }

@@ -54,7 +54,7 @@ pub(crate) enum Who {
 }
 
 impl Who {
-    fn all(self) -> Vec<i32> {
+    pub(crate) fn all(self) -> Vec<i32> {
         match self {
             Self::Descendants(root) => tree(root),
             Self::Group(group) => members(group.as_raw_nonzero().get()),
@@ -128,30 +128,4 @@ pub(crate) fn usage(who: Who) -> Usage {
     }
     total.cpu = Duration::from_millis(ticks * 1000 / clock_ticks_per_second());
     total
-}
-
-/// Most entries of a folder that are looked at; one that has more is too large.
-pub(crate) const MOST_ENTRIES: usize = 20_000;
-
-/// Whether a folder holds more than so many bytes on disk. Links are not
-/// followed.
-pub(crate) fn is_larger(folder: &Path, most: u64) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let (mut bytes, mut entries) = (0, 0);
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-            entries += 1;
-            if let Ok(metadata) = entry.metadata() {
-                bytes += metadata.blocks() * 512;
-                if metadata.is_dir() {
-                    folders.push(entry.path());
-                }
-            }
-            if bytes > most || entries > MOST_ENTRIES {
-                return true;
-            }
-        }
-    }
-    false
 }

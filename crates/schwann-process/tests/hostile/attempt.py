@@ -19,11 +19,24 @@ NUMBERS = {
     "sched_setscheduler": (144, 119), "setdomainname": (171, 162), "sethostname": (170, 161),
     "setns": (308, 268), "setuid": (105, 146), "shmget": (29, 194), "swapon": (167, 224),
     "syslog": (103, 116), "umount2": (166, 39), "unshare": (272, 97), "userfaultfd": (323, 282),
+    "chmod": (90, None), "fchmodat": (268, 53), "fchmodat2": (452, 452), "file_setattr": (469, 469),
+    "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433), "getxattrat": (464, 464),
+    "inotify_add_watch": (254, 27), "inotify_init1": (294, 26), "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427), "kcmp": (312, 272), "listmount": (458, 458),
+    "memfd_secret": (447, 447), "move_mount": (429, 429), "mq_open": (240, 180),
+    "mq_unlink": (241, 181), "msgget": (68, 186), "msgrcv": (70, 188), "open_tree_attr": (467, 467),
+    "personality": (135, 92), "pidfd_send_signal": (424, 424), "prlimit64": (302, 261),
+    "process_madvise": (440, 440), "process_vm_writev": (311, 271), "quotactl_fd": (443, 443),
+    "rt_sigqueueinfo": (129, 138), "sched_setaffinity": (203, 122), "semctl": (66, 191),
+    "semget": (64, 190), "semop": (65, 193), "setpriority": (141, 140), "setxattrat": (463, 463),
+    "shmat": (30, 196), "shmctl": (31, 195), "statmount": (457, 457), "timer_create": (222, 107),
 }
 
 
 def call(name, *arguments):
     number = NUMBERS[name][platform.machine() == "aarch64"]
+    if number is None:
+        raise OSError(38, "no such call here", name)
     done = libc.syscall(ctypes.c_long(number), *[
         ctypes.c_char_p(a) if isinstance(a, bytes) else ctypes.c_long(a) for a in arguments
     ])

@@ -13,10 +13,14 @@
 )]
 #![expect(clippy::disallowed_methods, reason = "victims are programs that nobody follows")]
 
+mod another_user;
 mod bombs;
+mod calls;
 mod command;
 mod escapes;
+mod floods;
 mod kernel;
+mod neighbours;
 mod network;
 mod processes;
 mod refusal;

@@ -1,0 +1,35 @@
+//! The same again where the server is not root, which is how most people run it: then a program in the landlock sandbox is of the
+//! server's own user, and there are no cgroups.
+
+use std::{
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    process::Command,
+};
+
+/// Somebody who owns nothing here.
+const SOMEBODY: u32 = 62_001;
+
+#[test]
+fn a_server_that_is_not_root_holds_them_as_well() {
+    if !rustix::process::geteuid().is_root() {
+        // Then that is what all the other tests show.
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("hostile");
+    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    let output = Command::new(program)
+        .args(["--test-threads", "4", "--skip", "only_what_is_inherited_by_name"])
+        .current_dir("/")
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .env("RUST_BACKTRACE", "0")
+        .uid(SOMEBODY)
+        .gid(SOMEBODY)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("is_a_fork_bomb ... ok"), "{text}");
+}
