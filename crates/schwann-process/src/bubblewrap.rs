@@ -12,7 +12,7 @@ use std::{
     io::{self, Seek, Write},
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::PermissionsExt},
+        unix::{ffi::OsStrExt, fs::PermissionsExt, net::UnixStream},
     },
     path::{Path, PathBuf},
 };
@@ -33,7 +33,7 @@ use crate::{
     program::text,
     survivor::Survivor,
     terminal::{Ends, Stream},
-    tree::{Jail, Tree},
+    tree::{Gate, Jail, Tree},
 };
 
 /// Where a program in the sandbox starts.
@@ -134,9 +134,13 @@ impl Bubblewrap {
         let (ours, status) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|e| StartError::system(spec, "it cannot be followed", e.into()))?;
         let status_stream = Stream::new(ours).map_err(system("it cannot be followed"))?;
-        // Only where nothing else counts processes: by the shell inside, as a
-        // limit set here would be shared by every run of this user.
+        let (gate, theirs) = UnixStream::pair().map_err(system("it cannot be followed"))?;
+        let gate = Stream::new(gate.into()).map_err(system("it cannot be followed"))?;
+        // Only where nothing else counts processes: a limit that is set here
+        // would be shared by every run of this user, one that is set inside is
+        // its sandbox's own. Process 1 counts as well.
         let count_inside = identity.is_none() && cgroup.is_none();
+        let processes = count_inside.then_some(u64::from(spec.limits.processes) + 1);
         let arguments = Self::arguments(spec, status, cgroup.is_some())
             .map_err(system("its sandbox cannot be described"))?;
         let Arguments { text: words, mut keep, exposed } = arguments;
@@ -151,9 +155,8 @@ impl Bubblewrap {
         let own = ["bwrap", "--args", &number, "--"];
         let command: Vec<CString> = own
             .into_iter()
-            .chain(count_inside.then_some(COUNT_INSIDE).into_iter().flatten())
+            .chain(WAIT_INSIDE)
             .map(|word| text(word.as_bytes()))
-            .chain(count_inside.then(|| text(spec.limits.processes.to_string().as_bytes())))
             .chain(spec.command.iter().map(|word| text(word.as_bytes())))
             .collect();
         let survivor = Survivor::start(spec).await?;
@@ -166,6 +169,7 @@ impl Bubblewrap {
             stdout: streams.stdout,
             stderr: streams.stderr,
             keep,
+            gate: Some(theirs.into()),
             terminal: false,
             identity: identity.as_ref().map(Identity::id),
             limits: limits(spec, cgroup.is_some(), identity.is_some()),
@@ -176,7 +180,8 @@ impl Bubblewrap {
         });
         let child = child.await.map_err(|error| StartError::launch(spec, error))?;
         survivor.watches(child.pid()).map_err(system("it cannot be watched"))?;
-        let jail = Jail::new(status_stream, cgroup, identity, survivor);
+        let gate = Gate { stream: gate, processes };
+        let jail = Jail::new(status_stream, gate, cgroup, identity, survivor);
         Tree::jailed(child, jail).map_err(system("it cannot be followed"))
     }
 
@@ -276,14 +281,10 @@ pub(crate) fn is_open(path: &Path) -> bool {
     })
 }
 
-/// Counts processes from inside, where the count is this sandbox's own.
-const COUNT_INSIDE: [&str; 4] = [
-    "/bin/sh",
-    "-c",
-    // bash has -u and dash has -p, for the same.
-    "n=$1; shift; (ulimit -u $n) 2>/dev/null && ulimit -u $n || ulimit -p $n || exit 126; exec \"$@\"",
-    "limit",
-];
+/// Waits inside until we have taken hold of it: says so, and goes on when it is
+/// answered. Nothing of the program's was executed before.
+const WAIT_INSIDE: [&str; 4] =
+    ["/bin/sh", "-c", "echo >&3; read -r go <&3; exec 3>&-; exec \"$@\"", "sh"];
 
 /// The user it becomes, if this process is root.
 pub(crate) fn take_identity(spec: &ProgramSpec) -> Result<Option<Identity>, StartError> {

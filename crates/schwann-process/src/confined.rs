@@ -59,10 +59,12 @@ pub(crate) async fn supervise(
     }
     tree.begun().await;
     tree.kill();
-    let Finished { exit, out_of_memory, .. } = tree.finish().await;
+    let Finished { exit, out_of_memory, folder_is_full, .. } = tree.finish().await;
     tail.fill_now(&stderr);
     if reason.is_none() && out_of_memory {
         reason = Some(Reason::MemoryLimit);
+    } else if reason.is_none() && folder_is_full && exit != Exit::Code(0) {
+        reason = Some(Reason::FolderLimit);
     }
     let mut stderr = tail.text();
     let limit = match reason {
@@ -73,7 +75,7 @@ pub(crate) async fn supervise(
         _ => None,
     };
     if let Some(limit) = &limit {
-        stderr.push_str("\nit was killed, as it took ");
+        stderr.push_str("\nit took ");
         stderr.push_str(limit);
     }
     tell.send_replace(match (reason, exit) {

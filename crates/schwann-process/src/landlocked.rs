@@ -182,6 +182,7 @@ pub(crate) async fn start(
         stdout: streams.stdout,
         stderr: streams.stderr,
         keep: Vec::new(),
+        gate: None,
         terminal: spec.terminal.is_some(),
         identity: owner,
         limits,

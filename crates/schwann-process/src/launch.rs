@@ -45,6 +45,8 @@ pub(crate) struct Launch {
     pub(crate) stderr: OwnedFd,
     /// Descriptors that it keeps, under the numbers they have here.
     pub(crate) keep: Vec<OwnedFd>,
+    /// A descriptor that it has as its number 3.
+    pub(crate) gate: Option<OwnedFd>,
     /// Stdin is a terminal, and shall control its session.
     pub(crate) terminal: bool,
     /// User and group it runs as, without further groups.
@@ -219,10 +221,7 @@ impl Child {
         }
         // SAFETY: a `rusage` is integers, and was zeroed.
         let usage = unsafe { usage.assume_init() };
-        let exit = match libc::WIFEXITED(status) {
-            true => Exit::Code(libc::WEXITSTATUS(status)),
-            false => Exit::Signal(libc::WTERMSIG(status)),
-        };
+        let exit = Exit::from_status(status);
         let time = |time: libc::timeval| {
             Duration::new(time.tv_sec.unsigned_abs(), time.tv_usec.unsigned_abs() as u32 * 1000)
         };
@@ -305,6 +304,7 @@ struct Plan {
     folder: *const c_char,
     streams: [c_int; 3],
     keep: *const [c_int],
+    gate: c_int,
     terminal: bool,
     identity: Option<u32>,
     limits: *const [(Resource, u64)],
@@ -339,6 +339,7 @@ fn aside(fd: &OwnedFd) -> Result<OwnedFd, LaunchError> {
 
 fn start(launch: &Launch) -> Result<Child, LaunchError> {
     let streams = [aside(&launch.stdin)?, aside(&launch.stdout)?, aside(&launch.stderr)?];
+    let gate = launch.gate.as_ref().map(aside).transpose()?;
     let arguments = pointers(&launch.arguments);
     let environment = pointers(&launch.environment);
     let keep: Vec<c_int> = launch.keep.iter().map(AsRawFd::as_raw_fd).collect();
@@ -356,6 +357,7 @@ fn start(launch: &Launch) -> Result<Child, LaunchError> {
         folder: launch.folder.as_ref().map_or(ptr::null(), |folder| folder.as_ptr()),
         streams: [streams[0].as_raw_fd(), streams[1].as_raw_fd(), streams[2].as_raw_fd()],
         keep: &raw const *keep,
+        gate: gate.as_ref().map_or(-1, AsRawFd::as_raw_fd),
         terminal: launch.terminal,
         identity: launch.identity,
         limits: &raw const *launch.limits,
@@ -460,6 +462,11 @@ fn become_program(plan: &Plan) -> Result<std::convert::Infallible, Step> {
         done(closed, Step::Descriptors)?;
         for fd in &*plan.keep {
             done(libc::fcntl(*fd, libc::F_SETFD, 0), Step::Descriptors)?;
+        }
+        // Nothing else is needed by that number any more: what is kept is
+        // above it, and the ruleset belongs to a sandbox without a gate.
+        if plan.gate >= 0 {
+            done(libc::dup2(plan.gate, 3), Step::Descriptors)?;
         }
         for (resource, most) in &*plan.limits {
             let limit = libc::rlimit64 { rlim_cur: *most, rlim_max: *most };

@@ -247,6 +247,7 @@ async fn plain(spec: &ProgramSpec, streams: Ends) -> Result<Tree, StartError> {
         stdout: streams.stdout,
         stderr: streams.stderr,
         keep: Vec::new(),
+        gate: None,
         terminal: spec.terminal.is_some(),
         identity: None,
         limits: Vec::new(),

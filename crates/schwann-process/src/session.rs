@@ -89,7 +89,7 @@ pub enum Reason {
     ProcessLimit,
     /// [`Limits::output`].
     OutputLimit,
-    /// [`Limits::folder`].
+    /// [`Limits::folder`]: it held more, or it failed and there was no room left in it.
     FolderLimit,
     /// It was cancelled, or its session was dropped.
     Cancelled,
@@ -558,6 +558,7 @@ async fn follow(
         Exit::Signal(libc::SIGXCPU) => Reason::CpuLimit,
         Exit::Code(0) => Reason::Exit,
         _ if finished.out_of_processes => Reason::ProcessLimit,
+        _ if finished.folder_is_full => Reason::FolderLimit,
         Exit::Code(_) => Reason::Exit,
         Exit::Signal(_) => Reason::Signal,
     };

@@ -64,6 +64,7 @@ async fn shell(stdin: OwnedFd) -> Result<Child, LaunchError> {
         stdout: null()?,
         stderr: null()?,
         keep: Vec::new(),
+        gate: None,
         terminal: false,
         identity: None,
         limits: Vec::new(),

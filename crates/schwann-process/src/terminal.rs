@@ -75,6 +75,11 @@ impl Stream {
         }
     }
 
+    /// Writes something small, if there is room for it now.
+    pub(crate) fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::io::write(self.0.as_fd(), bytes)?)
+    }
+
     pub(crate) fn resize(&self, size: TerminalSize) -> io::Result<()> {
         Ok(tcsetwinsize(self.0.as_fd(), window(size))?)
     }

@@ -1,19 +1,19 @@
 //! The processes of one run, whichever way they were started.
 
 use std::{
-    io,
+    fs, io,
     os::fd::{AsFd, OwnedFd},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     thread,
     time::Duration,
 };
 
 use rustix::{
-    fs::statfs,
+    fs::{Mode, OFlags, fstatvfs, open},
     process::{
-        Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal,
-        test_kill_process_group,
+        Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process_group, pidfd_open,
+        pidfd_send_signal, prlimit, test_kill_process_group,
     },
 };
 use tokio::{
@@ -21,12 +21,13 @@ use tokio::{
     task::spawn_blocking,
     time::{sleep, timeout},
 };
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     Exit, Limits, Reason,
-    bubblewrap::{self, WORK},
+    bubblewrap::WORK,
     cgroup::Cgroup,
+    exit_status::exit_status,
     identity::Identity,
     landlocked::Cell,
     launch::Child,
@@ -68,9 +69,29 @@ pub(crate) struct Jail {
     silent: bool,
     /// The sandbox's process 1. With it everybody inside dies.
     init: Option<Init>,
+    /// Where the program waits, until it was let through.
+    gate: Option<Gate>,
+    /// The program itself, and its work folder.
+    held: Option<Held>,
     cgroup: Option<Cgroup>,
     identity: Option<Identity>,
     survivor: Option<Survivor>,
+}
+
+/// What the program says and hears before it begins.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    pub(crate) stream: Arc<Stream>,
+    /// How many processes there may be in the sandbox, if nobody else counts.
+    pub(crate) processes: Option<u64>,
+}
+
+/// What tells how a program ended, though somebody else waits for it.
+#[derive(Debug)]
+struct Held {
+    pidfd: OwnedFd,
+    /// Its file system is there as long as this is.
+    folder: OwnedFd,
 }
 
 #[derive(Debug)]
@@ -91,6 +112,8 @@ pub(crate) struct Finished {
     pub(crate) out_of_memory: bool,
     /// The kernel refused it a process.
     pub(crate) out_of_processes: bool,
+    /// There was no room left in its folder.
+    pub(crate) folder_is_full: bool,
 }
 
 /// Longest wait for a sandbox to begin, or to be gone after it was killed.
@@ -99,12 +122,51 @@ const PATIENCE: Duration = Duration::from_secs(5);
 impl Jail {
     pub(crate) fn new(
         status: Arc<Stream>,
+        gate: Gate,
         cgroup: Option<Cgroup>,
         identity: Option<Identity>,
         survivor: Survivor,
     ) -> Self {
-        let survivor = Some(survivor);
-        Self { status, said: Vec::new(), silent: false, init: None, cgroup, identity, survivor }
+        Self {
+            status,
+            said: Vec::new(),
+            silent: false,
+            init: None,
+            gate: Some(gate),
+            held: None,
+            cgroup,
+            identity,
+            survivor: Some(survivor),
+        }
+    }
+
+    /// Listens to what the sandbox says of its beginning. Cancel-safe.
+    async fn listen(&mut self) {
+        let (init, Some(gate)) = (&self.init, &self.gate) else { return };
+        let Some(init) = init else {
+            self.said.reserve(1024);
+            match self.status.read(&mut self.said).await {
+                Ok(1..) => self.look(),
+                Ok(0) | Err(_) => self.silent = true,
+            }
+            return;
+        };
+        let mut knock = Vec::with_capacity(8);
+        match gate.stream.read(&mut knock).await {
+            Ok(1..) => {
+                match Held::take(init, gate.processes) {
+                    Ok(held) => self.held = Some(held),
+                    // Then there is less to tell of its end.
+                    Err(error) => warn!(%error, "cannot take hold of a program in its sandbox"),
+                }
+                // It never has more than this to read, so there is room.
+                if let Err(error) = gate.stream.write_now(b"\n") {
+                    debug!(%error, "a program ended before it began");
+                }
+                self.gate = None;
+            }
+            Ok(0) | Err(_) => self.silent = true,
+        }
     }
 
     /// The number after a name in what it said.
@@ -128,6 +190,37 @@ impl Jail {
                 Err(_) => self.silent = true,
             }
         }
+    }
+}
+
+impl Held {
+    /// The one child of process 1, which waits for us.
+    fn take(init: &Init, processes: Option<u64>) -> io::Result<Self> {
+        let pid = init.pid.as_raw_nonzero();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        let child = children.split_ascii_whitespace().next().and_then(|pid| pid.parse().ok());
+        let child = child.and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
+        let pidfd = pidfd_open(child, PidfdFlags::NONBLOCK)?;
+        let inside = format!("/proc/{}/root{WORK}", child.as_raw_nonzero());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = open(inside, flags, Mode::empty())?;
+        if let Some(most) = processes {
+            let most = Rlimit { current: Some(most), maximum: Some(most) };
+            prlimit(Some(child), Resource::Nproc, most)?;
+        }
+        Ok(Self { pidfd, folder })
+    }
+
+    /// Whether there is no room left in its folder.
+    fn is_full(&self) -> bool {
+        fstatvfs(&self.folder).is_ok_and(|all| all.f_bavail == 0)
+    }
+
+    /// Whether there are more files than may be: its size is the file system's
+    /// own limit, but they take the kernel's memory.
+    fn has_too_many(&self) -> bool {
+        fstatvfs(&self.folder)
+            .is_ok_and(|all| all.f_files.saturating_sub(all.f_ffree) > MOST_ENTRIES as u64)
     }
 }
 
@@ -174,18 +267,15 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Whether the sandbox has not said yet that it begins.
+    /// Whether the program has not begun yet.
     pub(crate) fn is_starting(&self) -> bool {
-        self.jail.as_ref().is_some_and(|jail| jail.init.is_none() && !jail.silent)
+        self.jail.as_ref().is_some_and(|jail| jail.gate.is_some() && !jail.silent)
     }
 
     /// Listens to what the sandbox says of its beginning. Cancel-safe.
     pub(crate) async fn listen(&mut self) {
-        let Some(jail) = &mut self.jail else { return };
-        jail.said.reserve(1024);
-        match jail.status.read(&mut jail.said).await {
-            Ok(1..) => jail.look(),
-            Ok(0) | Err(_) => jail.silent = true,
+        if let Some(jail) = &mut self.jail {
+            jail.listen().await;
         }
     }
 
@@ -193,7 +283,7 @@ impl Tree {
     /// process is known.
     pub(crate) async fn begun(&mut self) {
         let known = async {
-            while self.is_starting() {
+            while self.is_starting() && self.init().is_none() {
                 self.listen().await;
             }
         };
@@ -292,15 +382,10 @@ impl Tree {
         if self.seen.cpu > limits.cpu.duration() {
             return Some(Reason::CpuLimit);
         }
-        let too_large = match (&self.folder, self.init()) {
-            (Some(folder), _) => is_larger(folder, limits.folder.bytes(), Some(who)),
-            // Its size is the file system's own limit. Its files are not, and
-            // they take the kernel's memory.
-            (None, Some(Init { pid, .. })) => {
-                let inside = format!("/proc/{}/root{WORK}", pid.as_raw_nonzero());
-                too_many_files(Path::new(&inside), bubblewrap::folder_size(limits))
-            }
-            (None, None) => false,
+        let held = self.jail.as_ref().and_then(|jail| jail.held.as_ref());
+        let too_large = match &self.folder {
+            Some(folder) => is_larger(folder, limits.folder.bytes(), Some(who)),
+            None => held.is_some_and(Held::has_too_many),
         };
         too_large.then_some(Reason::FolderLimit)
     }
@@ -308,7 +393,7 @@ impl Tree {
     /// Waits until nobody is left, having been killed.
     pub(crate) async fn finish(mut self) -> Finished {
         self.exited().await;
-        let mut failed_to_start = false;
+        let (mut failed_to_start, mut folder_is_full) = (false, false);
         let mut exit = None;
         if let Some(jail) = &mut self.jail {
             jail.said.reserve(1024);
@@ -317,8 +402,16 @@ impl Tree {
             }
             jail.look();
             // Only a program that began has one.
-            exit = jail.said("exit-code");
-            failed_to_start = exit.is_none();
+            let code = jail.said("exit-code");
+            failed_to_start = code.is_none();
+            let known = jail.held.as_ref().and_then(|held| exit_status(&held.pidfd));
+            // A shell's convention, which bubblewrap follows.
+            let told = |code| match code {
+                129..=192 => Exit::Signal(code - 128),
+                _ => Exit::Code(code),
+            };
+            exit = known.or(code.map(told));
+            folder_is_full = jail.held.as_ref().is_some_and(Held::is_full);
             if let Some(Init { pidfd, .. }) = jail.init.take() {
                 let _ = pidfd_send_signal(&pidfd, Signal::KILL);
                 gone(pidfd).await;
@@ -335,17 +428,13 @@ impl Tree {
         }
         if let Some(Cell { survivor, folder, .. }) = self.cell.take() {
             survivor.end();
-            // It may hold many files. An error would be a panic's, and is told.
-            let _ = spawn_blocking(move || drop(folder)).await;
+            // It may hold many files, and nobody waits for that.
+            spawn_blocking(move || drop(folder));
         }
         let cgroup = self.cgroup.as_ref();
         Finished {
-            // A shell's convention, which bubblewrap follows.
-            exit: match (exit, reaped.exit) {
-                (Some(code @ 129..=192), _) => Exit::Signal(code - 128),
-                (Some(code), _) => Exit::Code(code),
-                (None, exit) => exit,
-            },
+            exit: exit.unwrap_or(reaped.exit),
+            folder_is_full,
             cpu: cgroup.and_then(Cgroup::cpu).unwrap_or(reaped.cpu.max(self.seen.cpu)),
             max_rss: cgroup.and_then(Cgroup::peak).unwrap_or(reaped.max_rss),
             failed_to_start,
@@ -379,15 +468,4 @@ async fn scattered(group: Pid) {
         sleep(Duration::from_millis(5)).await;
     }
     warn!("a process group is still there 2 s after it was killed");
-}
-
-/// Whether there are more files in a file system of this size than may be.
-fn too_many_files(folder: &Path, size: u64) -> bool {
-    // Until the sandbox is made the path leads to whatever the host has there.
-    const TMPFS: i64 = 0x0102_1994;
-    statfs(folder).is_ok_and(|all| {
-        let is_ours = i64::from(all.f_type as u32) == TMPFS
-            && all.f_blocks * all.f_bsize.unsigned_abs() == size;
-        is_ours && all.f_files.saturating_sub(all.f_ffree) > MOST_ENTRIES as u64
-    })
 }
