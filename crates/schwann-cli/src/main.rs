@@ -82,6 +82,7 @@ fn check(config: &Config, json: bool) -> Result<(), Problem> {
 
 fn block_on(work: impl Future<Output = Result<(), Problem>>) -> Result<(), Problem> {
     tokio::runtime::Builder::new_multi_thread()
+        .event_interval(schwann::EVENT_INTERVAL)
         .enable_all()
         .build()
         .map_err(|error| Problem::failed(format!("cannot start threads: {error}")))?

@@ -1,11 +1,12 @@
 //! A connection that knows how long its peer may keep it waiting.
 
 use std::{
+    future::{Future, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -29,9 +30,39 @@ pub(crate) struct Link {
     /// It is granted: the answer under way is the last of HTTP.
     leaving: AtomicBool,
     session: Mutex<Option<Session>>,
+    /// Bytes read and written in the poll of its task that is under way.
+    moved: AtomicUsize,
 }
 
+/// A connection that has moved so many bytes lets all others have their turn: some hundred microseconds' worth. A runtime
+/// counts operations for that, and one of those may be half a megabyte.
+const TURN: usize = 512 * 1024;
+
 impl Link {
+    /// Polls `task`, which has the connection, with a new turn each time.
+    pub(crate) async fn in_turns<F: Future>(&self, task: F) -> F::Output {
+        let mut task = pin!(task);
+        poll_fn(|cx| {
+            self.moved.store(0, Ordering::Relaxed);
+            task.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    fn has_moved(&self, bytes: usize) {
+        // Only the connection's task comes here.
+        self.moved.store(self.moved.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+    }
+
+    /// Whether the turn goes on. If not, the task is woken for its next.
+    fn poll_turn(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.moved.load(Ordering::Relaxed) < TURN {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
     /// The connection ends with a reset and not as if all had been said.
     pub(crate) fn abort(&self) {
         self.abort.store(true, Ordering::Release);
@@ -196,19 +227,24 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Transport<I> {
         write: impl FnOnce(Pin<&mut I>, &mut Context<'_>) -> Poll<io::Result<usize>>,
         keep: impl FnOnce(&mut BytesMut) -> usize,
     ) -> Poll<io::Result<usize>> {
+        let leaving = self.link.leaving.load(Ordering::Acquire);
+        if !leaving {
+            ready!(self.link.poll_turn(cx));
+        }
         let clear = self.poll_unsent(cx)?;
         let written = match clear {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) => write(Pin::new(&mut self.io), cx),
         };
         match written {
-            Poll::Pending if self.link.leaving.load(Ordering::Acquire) => {
-                Poll::Ready(Ok(keep(&mut self.unsent)))
-            }
+            Poll::Pending if leaving => Poll::Ready(Ok(keep(&mut self.unsent))),
             Poll::Pending if clear.is_pending() => Poll::Pending,
             Poll::Pending => self.held_back(cx),
             ready => {
                 self.blocked = None;
+                if let Poll::Ready(Ok(n)) = ready {
+                    self.link.has_moved(n);
+                }
                 ready
             }
         }
@@ -236,7 +272,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Transport<I> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.read_ahead.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buf);
+            ready!(self.link.poll_turn(cx));
+            let before = buf.filled().len();
+            let read = Pin::new(&mut self.io).poll_read(cx, buf);
+            self.link.has_moved(buf.filled().len() - before);
+            return read;
         }
         let n = self.read_ahead.len().min(buf.remaining());
         buf.put_slice(&self.read_ahead[..n]);

@@ -166,7 +166,6 @@ const CASES: &[Case] = &[
     Case {
         name: PARALLEL,
         title: "streaming echo, 8 MiB, 32 connections, /health meanwhile",
-        subjects: &PYTHON,
         theirs: "echo_stream",
         mode: "put-and-health",
         size: 8 * MIB,

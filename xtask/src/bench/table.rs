@@ -93,7 +93,10 @@ impl Row {
     /// What is to be said besides numbers: statuses, where not all are the same.
     fn remark(&self) -> String {
         if self.measure == super::etl::PARALLEL {
-            return format!("/health within {:.1} ms", self.most("health_ms"));
+            let middle = self.seen.iter().filter_map(|seen| seen["health_p50_ms"].as_f64());
+            let middle = median(middle.collect()).unwrap_or(f64::NAN);
+            let most = self.most("health_ms");
+            return format!("/health within {most:.1} ms, most often {middle:.1}");
         }
         if self.measure != "fan-out-slow" {
             return String::new();

@@ -11,9 +11,9 @@ use tokio::net::TcpListener;
 
 use crate::{Failure, dismissed, runtime, say};
 
-/// Serves a builtin transform with default settings until dismissed.
+/// Serves a builtin transform with default settings until dismissed, in a runtime as `schwann etl` has it.
 pub(crate) fn ours(transform: &str, target: &str) -> Result<(), Failure> {
-    runtime()?.block_on(async {
+    runtime().event_interval(schwann::EVENT_INTERVAL).build()?.block_on(async {
         raise_open_files();
         let transform = builtin::named(transform).ok_or("no such builtin")?;
         let etl = EtlServer::new(Target::parse(target)?, transform)?;
@@ -27,7 +27,7 @@ pub(crate) fn ours(transform: &str, target: &str) -> Result<(), Failure> {
 
 /// Sends each request's body back, and knows nothing else.
 pub(crate) fn reference() -> Result<(), Failure> {
-    runtime()?.block_on(async {
+    runtime().build()?.block_on(async {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let port = listener.local_addr()?.port();
         say(&json!({ "ready": true, "port": port }))?;
