@@ -7,7 +7,10 @@ use std::{env, fs, net::SocketAddr, path::PathBuf, time::Duration};
 use bytes::Bytes;
 use schwann_testkit::peer::Peer;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    io::{
+        AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _,
+        BufReader,
+    },
     net::{TcpListener, TcpStream},
     sync::{Mutex, oneshot},
 };
@@ -119,11 +122,16 @@ async fn upload<W: AsyncWrite + Unpin>(
         "PUT /b/o HTTP/1.1\r\nHost: e\r\nConnection: close\r\n{headers}Content-Length: {OBJECT}\r\n\r\n"
     );
     write.write_all(head.as_bytes()).await.expect("a head is taken");
-    let block = block();
+    pour(&mut write, &block(), stands).await;
+    write
+}
+
+/// Sends blocks until they make up the object.
+async fn pour<W: AsyncWrite + Unpin>(write: &mut W, block: &[u8], stands: oneshot::Sender<u64>) {
     let mut stands = Some(stands);
     let mut sent = 0;
     while sent < OBJECT {
-        let mut rest = &block[..];
+        let mut rest = block;
         while !rest.is_empty() {
             let step = write.write(rest);
             tokio::pin!(step);
@@ -141,7 +149,6 @@ async fn upload<W: AsyncWrite + Unpin>(
         }
         sent += block.len() as u64;
     }
-    write
 }
 
 /// Reads to the end of the connection. Returns how many bytes there were, and the last of them.
@@ -268,4 +275,123 @@ async fn a_gibibyte_compressed_to_a_caller_that_stands_still() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gibibyte_compressed_to_a_destination_that_reads() {
     to_a_destination("gzip", false).await;
+}
+
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// A client's frame up to its payload.
+fn frame_head(length: u64) -> Vec<u8> {
+    let mut head = match u8::try_from(length) {
+        Ok(short @ ..126) => vec![0x82, 0x80 | short],
+        _ => [&[0x82, 0xff], length.to_be_bytes().as_slice()].concat(),
+    };
+    head.extend(MASK);
+    head
+}
+
+fn masked(payload: &[u8]) -> Vec<u8> {
+    payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect()
+}
+
+/// An object of one frame, and its result, byte by byte.
+async fn over_a_web_socket(stalls: bool) {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let server = Server::start("upper", ([127, 0, 0, 1], 9).into()).await;
+    let mut stream = TcpStream::connect(server.address).await.expect("it listens");
+    let handshake = "GET /ws HTTP/1.1\r\nHost: e\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(handshake.as_bytes()).await.expect("a handshake is taken");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.expect("an answer"));
+    }
+    assert!(answer.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&answer));
+    let before = server.begin();
+    let (read, mut write) = stream.into_split();
+    let (stands, standing) = oneshot::channel();
+    let uploading = tokio::spawn(async move {
+        let control = br#"{"path":"o"}"#;
+        let head = [frame_head(control.len() as u64), masked(control), frame_head(OBJECT)].concat();
+        write.write_all(&head).await.expect("a head is taken");
+        pour(&mut write, &masked(&block()), stands).await;
+        write
+    });
+    if stalls {
+        let sent = standing.await.expect("back-pressure reaches the caller");
+        assert!(sent < OBJECT / 2, "{sent} bytes were taken, and nothing of the result was read");
+        server.is_flat(before, "while its caller stands still");
+    }
+    let mut read = BufReader::with_capacity(256 * 1024, read);
+    let expected = block().to_ascii_uppercase();
+    let (mut all, mut last) = (0, false);
+    while !last {
+        let first = tokio::time::timeout(PATIENCE, read.read_u8()).await.expect("it goes on");
+        let first = first.expect("it does not end within the message");
+        assert_eq!(first & 0x7f, if all == 0 { 2 } else { 0 }, "not a piece of the message");
+        last = first & 0x80 != 0;
+        let mut left = match read.read_u8().await.expect("a length") {
+            126 => u64::from(read.read_u16().await.expect("a length")),
+            127 => read.read_u64().await.expect("a length"),
+            short => u64::from(short),
+        };
+        while left > 0 {
+            let there = read.fill_buf().await.expect("it is not reset");
+            assert!(!there.is_empty(), "cut after {all} bytes");
+            let at = usize::try_from(all % expected.len() as u64).expect("within a block");
+            let n = there.len().min(expected.len() - at);
+            let n = n.min(usize::try_from(left).unwrap_or(n));
+            assert!(there[..n] == expected[at..at + n], "other bytes, after {all}");
+            read.consume(n);
+            (all, left) = (all + n as u64, left - n as u64);
+        }
+    }
+    assert_eq!(all, OBJECT);
+    uploading.await.expect("it was taken");
+    server.is_flat(before, "when all was read");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gibibyte_over_a_web_socket_to_a_client_that_reads() {
+    over_a_web_socket(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gibibyte_over_a_web_socket_to_a_client_that_stands_still() {
+    over_a_web_socket(true).await;
+}
+
+/// Of idle connections; half of them have had an answer before.
+const IDLE: usize = 8000;
+
+/// What one of them may cost, in KiB.
+const IDLE_COST: u64 = 24;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_idle_connections_cost_little_and_keep_nobody_waiting() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    assert!(schwann_etl::raise_open_files() > IDLE as u64 + 100, "files may not be opened");
+    let server = Server::start("echo", ([127, 0, 0, 1], 9).into()).await;
+    let before = server.begin();
+    let mut idle = Vec::new();
+    for n in 0..IDLE {
+        let mut stream = TcpStream::connect(server.address).await.expect("there is room");
+        if n % 2 == 0 {
+            let head = b"PUT /b/o HTTP/1.1\r\nHost: e\r\nContent-Length: 4\r\n\r\nbody";
+            stream.write_all(head).await.expect("it is taken");
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"body") {
+                answer.push(stream.read_u8().await.expect("it is answered"));
+            }
+        }
+        idle.push(stream);
+    }
+    let mut asking = TcpStream::connect(server.address).await.expect("there is room");
+    let health = b"GET /health HTTP/1.1\r\nHost: e\r\nConnection: close\r\n\r\n";
+    asking.write_all(health).await.expect("it is taken");
+    let mut answer = Vec::new();
+    asking.read_to_end(&mut answer).await.expect("it is answered");
+    assert!(answer.ends_with(b"Running"), "{}", String::from_utf8_lossy(&answer));
+    let (now, _) = server.memory();
+    let each = now.saturating_sub(before) / IDLE as u64;
+    assert!(each <= IDLE_COST, "{each} KiB for each");
 }

@@ -2,5 +2,6 @@
 
 mod bad_input;
 mod loss;
+mod strangers;
 mod support;
 mod vectors;

@@ -53,6 +53,8 @@ pub(crate) enum Act {
     AnswerEarly(usize, Reply),
     /// Reads this many bytes of the body, and nothing more until the other end leaves.
     StallAfter(usize),
+    /// Begins an answer of this length with these bytes, and sends nothing more until the other end leaves.
+    Begin(Bytes, usize),
     /// A streaming next stage: sends back each piece as it comes.
     Echo,
 }
@@ -290,6 +292,16 @@ impl Connection {
                     }
                 };
                 let _ = tokio::time::timeout(PATIENCE, gone).await;
+                Ok(false)
+            }
+            Act::Begin(bytes, length) => {
+                self.read(at, body, usize::MAX).await?;
+                let head = format!("HTTP/1.1 200 X\r\nContent-Length: {length}\r\n\r\n");
+                self.stream.write_all(head.as_bytes()).await?;
+                self.stream.write_all(&bytes).await?;
+                // Whatever comes is no longer looked at, but its end is.
+                let mut rest = Vec::new();
+                let _ = tokio::time::timeout(PATIENCE, self.stream.read_to_end(&mut rest)).await;
                 Ok(false)
             }
             Act::Echo => {

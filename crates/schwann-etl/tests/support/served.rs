@@ -31,10 +31,14 @@ pub(crate) async fn serve(transform: impl Handler, settings: EtlSettings) -> Ser
 }
 
 pub(crate) async fn serve_etl(etl: EtlServer) -> Served {
+    serve_with(etl, EtlServer::http()).await
+}
+
+pub(crate) async fn serve_with(etl: EtlServer, http: Server) -> Served {
     let listener = Server::listen(([127, 0, 0, 1], 0).into()).expect("a free port");
     let address = listener.local_addr().expect("bound");
     let task = tokio::spawn(async move {
-        EtlServer::http().run(listener, etl, std::future::pending()).await;
+        http.run(listener, etl, std::future::pending()).await;
     });
     Served { address, task }
 }
