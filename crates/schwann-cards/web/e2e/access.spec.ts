@@ -1,7 +1,8 @@
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
+import { gzipSync } from "node:zlib";
 import type { Page } from "@playwright/test";
-import { CardOnPage, expect, test } from "./support";
+import { CardOnPage, expect, signIn, test } from "./support";
 
 const axe = readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
@@ -72,6 +73,33 @@ for (const scheme of ["light", "dark"] as const) {
     await stranger.close();
   });
 }
+
+test("a page to log in is small, and a book with its editor not large", async ({ page, server }) => {
+  const sizeOf = async (path: string, until: () => Promise<void>) => {
+    const files = new Map<string, Promise<Buffer>>();
+    page.on("response", (answer) => {
+      if (/\.(js|css)$/.test(answer.url())) files.set(answer.url(), answer.body());
+    });
+    await page.goto(server.url + path);
+    await until();
+    const bodies = await Promise.all(files.values());
+    page.removeAllListeners("response");
+    return bodies.reduce((sum, body) => sum + gzipSync(body, { level: 9 }).length, 0) / 1024;
+  };
+  const logIn = await sizeOf("/login", () =>
+    expect(page.getByRole("button", { name: "Log in" })).toBeVisible(),
+  );
+  await signIn(page, server, server.url);
+  const book = await server.book("Size", { code: "import this" }, { kind: "markdown", code: "**text**" });
+  const whole = await sizeOf(`/books/${book.id}`, async () => {
+    // The editor with its colours, and the text.
+    await expect(page.locator(".cm-line span").first()).toBeVisible();
+    await expect(page.locator(".prose strong")).toBeVisible();
+  });
+  process.stderr.write(`      gzip: log-in ${logIn.toFixed(1)} KiB, a book ${whole.toFixed(1)} KiB\n`);
+  expect(logIn, "KiB of the page to log in").toBeLessThan(125);
+  expect(whole, "KiB of a book").toBeLessThan(335);
+});
 
 test("on a phone nothing is wider than the screen", async ({ inside: page, server }) => {
   await page.setViewportSize({ width: 360, height: 740 });

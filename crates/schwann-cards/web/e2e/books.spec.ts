@@ -1,5 +1,5 @@
 import { EMAIL, PASSWORD } from "./server";
-import { CardOnPage, expect, signIn, test, watch } from "./support";
+import { CardOnPage, expect, pageOf, signIn, test, watch } from "./support";
 
 test("a person logs in, makes a book, writes a card and logs out", async ({ page, server }) => {
   watch(page);
@@ -11,7 +11,7 @@ test("a person logs in, makes a book, writes a card and logs out", async ({ page
   await expect(page.getByRole("alert")).toContainText("Incorrect email or password");
   await page.getByLabel("Password").fill(PASSWORD);
   await page.getByRole("button", { name: "Log in" }).click();
-  await page.getByRole("link", { name: "Books" }).click();
+  await page.getByRole("link", { name: "Books", exact: true }).click();
   await page.getByRole("button", { name: "New book" }).click();
   await page.getByLabel("Title").fill("My first book");
   await page.getByRole("button", { name: "Save" }).click();
@@ -49,6 +49,65 @@ test("a card that was changed somewhere else is not written over", async ({ insi
   expect((await server.api<{ code: string }>("GET", path)).code).toBe("theirs = 1");
   await card.root.getByRole("button", { name: "Take theirs" }).click();
   await expect(card.root.getByRole("textbox", { name: /^Code: / })).toHaveText("theirs = 1");
+});
+
+test("what was changed in another tab is shown in this one, and not written over", async ({
+  inside: page,
+  server,
+}) => {
+  const book = await server.book("Two editors", { code: "old = 0", title: "old" });
+  await page.goto(`${server.url}/books/${book.id}`);
+  const card = new CardOnPage(page, book.cards[0]?.id);
+  await expect(card.editor).toHaveText("old = 0");
+  const path = `/books/${book.id}/cards/${book.cards[0]?.id}`;
+  await server.api("PUT", path, { code: "new = 1", title: "new" });
+  // Whatever makes the list be read anew: here a card that is added.
+  await page.getByRole("button", { name: "Text", exact: true }).click();
+  await expect(card.editor).toHaveText("new = 1");
+  await expect(card.root.getByRole("textbox", { name: "Title of the card" })).toHaveValue("new");
+  await card.editor.click();
+  await page.keyboard.press("ControlOrMeta+End");
+  await page.keyboard.type(" + 1");
+  await expect.poll(async () => (await server.api<{ code: string }>("GET", path)).code).toBe("new = 1 + 1");
+});
+
+test("running does not write over what was changed somewhere else", async ({ inside: page, server }) => {
+  const book = await server.book("Run conflict", { code: "print('mine')" });
+  await page.goto(`${server.url}/books/${book.id}`);
+  const card = new CardOnPage(page, book.cards[0]?.id);
+  await expect(card.editor).toHaveText("print('mine')");
+  const path = `/books/${book.id}/cards/${book.cards[0]?.id}`;
+  await server.api("PUT", path, { code: "print('theirs')" });
+  await card.run();
+  await expect(card.root).toContainText("This card was changed somewhere else.");
+  expect((await server.api<{ code: string }>("GET", path)).code).toBe("print('theirs')");
+  await card.root.getByRole("button", { name: "Keep mine" }).click();
+  await expect.poll(async () => (await server.api<{ code: string }>("GET", path)).code).toBe("print('mine')");
+  await card.run();
+  await card.expectText("mine\n\n");
+});
+
+test("more books than a page of the list has are all reached", async ({ server, browser }) => {
+  const { id } = await server.user("collector@example.com");
+  expect(id).toBeTruthy();
+  const token = await server.session("collector@example.com");
+  const headers = { authorization: `Bearer ${token}`, "content-type": "application/json" };
+  for (let i = 0; i < 101; i += 1) {
+    const body = JSON.stringify({ title: `Book ${i}` });
+    const made = await fetch(`${server.url}/api/v1/books/`, { method: "POST", headers, body });
+    expect(made.status).toBe(200);
+  }
+  const theirs = await pageOf(browser, server, "collector@example.com");
+  await theirs.goto(server.url);
+  await expect(theirs.getByRole("link", { name: /^Book \d/ })).toHaveCount(100);
+  await theirs.getByRole("button", { name: "Show more" }).click();
+  await expect(theirs.getByRole("link", { name: /^Book \d/ })).toHaveCount(101);
+  await expect(theirs.getByRole("button", { name: "Show more" })).toHaveCount(0);
+  await theirs.getByRole("searchbox").fill("book 42");
+  await expect(theirs.getByRole("link", { name: /^Book \d/ })).toHaveText(["Book 42"]);
+  await theirs.getByRole("searchbox").fill("nowhere");
+  await expect(theirs.getByText("No book has “nowhere” in its title.")).toBeVisible();
+  await theirs.context().close();
 });
 
 test("cards are moved by keyboard, and stay where they were put", async ({ inside: page, server }) => {
@@ -135,7 +194,7 @@ test("a shared book is read without an account, and only read", async ({ inside:
   await page.getByRole("button", { name: "Remove link" }).click();
   await expect(link).toHaveCount(0);
   await seen.reload();
-  await expect(seen.getByRole("alert")).toBeVisible();
+  await expect(seen.getByRole("heading", { name: "There is nothing here." })).toBeVisible();
   await stranger.close();
 });
 
@@ -163,7 +222,7 @@ test("a superuser makes users, and a token is shown once", async ({ inside: page
 test("the page speaks Chinese", async ({ inside: page, server }) => {
   await page.goto(server.url);
   await page.getByRole("button", { name: "Account" }).click();
-  await page.getByRole("menuitem", { name: "中文" }).click();
+  await page.getByRole("menuitemradio", { name: "中文" }).click();
   await expect(page.getByRole("heading", { name: "书册" })).toBeVisible();
   await expect(page.locator("html")).toHaveAttribute("lang", "zh-CN");
   await page.reload();

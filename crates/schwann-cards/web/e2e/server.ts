@@ -51,7 +51,7 @@ export class Server {
       `first_superuser_password = "${PASSWORD}"`,
       "logins_per_minute = 1000",
       "requests_per_minute = 100000",
-      "max_running = 32",
+      ...(this.#settings.includes("max_running") ? [] : ["max_running = 32"]),
       this.#settings,
     ];
     writeFileSync(config, lines.join("\n"));
@@ -86,8 +86,8 @@ export class Server {
   }
 
   /** Logs in; the token is also the value of the page's cookie. */
-  async session(): Promise<string> {
-    const body = new URLSearchParams({ username: EMAIL, password: PASSWORD });
+  async session(email = EMAIL, password = PASSWORD): Promise<string> {
+    const body = new URLSearchParams({ username: email, password });
     const response = await fetch(`${this.url}/api/v1/login/access-token`, { method: "POST", body });
     if (!response.ok) throw new Error(`log-in: ${response.status} ${await response.text()}`);
     return ((await response.json()) as { access_token: string }).access_token;
@@ -103,6 +103,11 @@ export class Server {
     });
     if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${await response.text()}`);
     return (await response.json()) as T;
+  }
+
+  /** Somebody else with an account, and that account's id. */
+  user(email: string): Promise<{ id: string }> {
+    return this.api<{ id: string }>("POST", "/users/", { email, password: PASSWORD });
   }
 
   /** A book with these cards. */

@@ -1,4 +1,4 @@
-import { test as base, expect, type Locator, type Page } from "@playwright/test";
+import { type Browser, test as base, expect, type Locator, type Page } from "@playwright/test";
 import { Server } from "./server";
 
 export { expect };
@@ -28,11 +28,20 @@ export async function logIn(page: Page, server: Server, url: string): Promise<vo
 }
 
 /** Gives the page a session. */
-export async function signIn(page: Page, server: Server, url: string): Promise<void> {
-  const value = await server.session();
+export async function signIn(page: Page, server: Server, url: string, email?: string): Promise<void> {
+  const value = await server.session(email);
   await page
     .context()
     .addCookies([{ name: "schwann_session", value, url, httpOnly: true, sameSite: "Strict" }]);
+}
+
+/** A page of somebody else, in a browser of their own. */
+export async function pageOf(browser: Browser, server: Server, email?: string): Promise<Page> {
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  if (email) await signIn(page, server, server.url, email);
+  watch(page);
+  return page;
 }
 
 /** What breaks the content security policy, or is not caught, is a failure. */
@@ -59,6 +68,10 @@ export class CardOnPage {
     this.status = this.root.getByTestId("status");
   }
 
+  get editor(): Locator {
+    return this.root.getByRole("textbox", { name: /^Code: / });
+  }
+
   async run(): Promise<void> {
     await this.root.getByRole("button", { name: "Run", exact: true }).click();
   }
@@ -69,10 +82,9 @@ export class CardOnPage {
 
   /** Replaces the code as a person does: all of it, by pasting. */
   async write(code: string): Promise<void> {
-    const editor = this.root.getByRole("textbox", { name: /^Code: / });
-    await editor.click();
+    await this.editor.click();
     await this.page.keyboard.press("ControlOrMeta+a");
-    await editor.evaluate((node, text) => {
+    await this.editor.evaluate((node, text) => {
       const clipboardData = new DataTransfer();
       clipboardData.setData("text/plain", text);
       node.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }));

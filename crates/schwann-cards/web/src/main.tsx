@@ -6,7 +6,7 @@ import { ApiError } from "./api/client";
 import { signedOut } from "./api/session";
 import { router } from "./router";
 import "./styles.css";
-import { PreferencesProvider } from "./text/text";
+import { firstSpoken, PreferencesProvider } from "./text/text";
 
 // Radix adds a style sheet while a dialog is open; this is the name under which it looks for the nonce.
 Object.assign(globalThis, {
@@ -29,12 +29,15 @@ const queries = new QueryClient({
   }),
 });
 
-createRoot(document.getElementById("root") as HTMLElement).render(
-  <StrictMode>
-    <QueryClientProvider client={queries}>
-      <PreferencesProvider>
-        <RouterProvider router={router} />
-      </PreferencesProvider>
-    </QueryClientProvider>
-  </StrictMode>,
-);
+// Not awaited here: other files would wait for this one.
+void firstSpoken().then((first) => {
+  createRoot(document.getElementById("root") as HTMLElement).render(
+    <StrictMode>
+      <QueryClientProvider client={queries}>
+        <PreferencesProvider first={first}>
+          <RouterProvider router={router} />
+        </PreferencesProvider>
+      </QueryClientProvider>
+    </StrictMode>,
+  );
+});

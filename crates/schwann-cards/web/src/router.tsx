@@ -1,5 +1,5 @@
 import { createRootRoute, createRoute, createRouter, lazyRouteComponent } from "@tanstack/react-router";
-import { Frame, Inside, NotFound } from "./pages/frame";
+import { Frame, NotFound } from "./pages/frame";
 
 const root = createRootRoute({ component: Frame, notFoundComponent: NotFound });
 
@@ -21,7 +21,11 @@ const shared = createRoute({
   path: "/shared/$slug",
   component: lazyRouteComponent(() => import("./pages/shared")),
 });
-const inside = createRoute({ getParentRoute: () => root, id: "inside", component: Inside });
+const inside = createRoute({
+  getParentRoute: () => root,
+  id: "inside",
+  component: lazyRouteComponent(() => import("./pages/inside")),
+});
 const books = createRoute({
   getParentRoute: () => inside,
   path: "/",

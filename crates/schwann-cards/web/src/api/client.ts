@@ -5,6 +5,7 @@
  */
 import createClient from "openapi-fetch";
 import type { components, paths } from "./schema";
+import { uniqueWord } from "./unique";
 
 type Schemas = components["schemas"];
 export type Book = Schemas["BookPublic"];
@@ -13,6 +14,7 @@ export type CardCreate = Schemas["CardCreate"];
 export type CardUpdate = Schemas["CardUpdate"];
 export type Run = Schemas["RunPublic"];
 export type Share = Schemas["SharePublic"];
+export type ShareRole = Schemas["Role"];
 export type User = Schemas["UserPublic"];
 export type ApiToken = Schemas["TokenPublic"];
 
@@ -167,14 +169,18 @@ export const cards = {
 };
 
 export const runs = {
-  /** Saves the card and runs it, in one step. */
-  async start(book: string, card: string, body: Schemas["CardRun"]): Promise<Run> {
+  /**
+   * Saves the card as the body says and runs it, in one step; with a version, only if it is the
+   * card's, else 412.
+   */
+  async start(book: string, card: string, body: Schemas["CardRun"], version?: number): Promise<Run> {
     const headers = {
+      ...(version === undefined ? {} : { "if-match": `"${version}"` }),
       "content-type": "application/json",
       accept: "application/json",
       prefer: "respond-async",
       // The same press of a button never starts two runs.
-      "idempotency-key": crypto.randomUUID(),
+      "idempotency-key": uniqueWord(),
     };
     const response = await raw(`/books/${book}/cards/${card}/run`, {
       method: "POST",

@@ -8,7 +8,7 @@ import {
   syntaxHighlighting,
 } from "@codemirror/language";
 import { highlightSelectionMatches, searchKeymap } from "@codemirror/search";
-import { Compartment, EditorState, Prec } from "@codemirror/state";
+import { Annotation, Compartment, EditorState, Prec } from "@codemirror/state";
 import { drawSelection, EditorView, highlightActiveLine, keymap, lineNumbers } from "@codemirror/view";
 import { tags } from "@lezer/highlight";
 import { type Ref, useEffect, useImperativeHandle, useRef } from "react";
@@ -17,7 +17,7 @@ import { highlighting } from "./languages";
 export interface EditorHandle {
   focus(): void;
   value(): string;
-  /** Replaces all of the text; can be undone. */
+  /** Replaces all of the text, which is no change of the person here; can be undone. */
   replace(text: string): void;
 }
 
@@ -65,6 +65,9 @@ const colors = HighlightStyle.define([
   { tag: tags.strong, fontWeight: "700" },
   { tag: tags.invalid, color: "var(--danger)" },
 ]);
+
+/** Marks a text that came from somewhere else. */
+const replaced = Annotation.define<boolean>();
 
 const nonce = document.querySelector<HTMLMetaElement>('meta[name="csp-nonce"]')?.content ?? "";
 
@@ -115,11 +118,13 @@ export default function Editor(props: EditorProps) {
           look,
           syntaxHighlighting(colors),
           languagePart.current.of([]),
-          EditorView.contentAttributes.of({ "aria-label": label }),
+          // What is only read is reached by keyboard all the same, to be scrolled, copied and run.
+          EditorView.contentAttributes.of({ "aria-label": label, ...(readOnly ? { tabindex: "0" } : {}) }),
           EditorState.readOnly.of(readOnly),
           EditorView.editable.of(!readOnly),
           EditorView.updateListener.of((update) => {
-            if (update.docChanged) latest.current.onChange?.(update.state.doc.toString());
+            if (!update.docChanged || update.transactions.some((one) => one.annotation(replaced))) return;
+            latest.current.onChange?.(update.state.doc.toString());
           }),
         ],
       }),
@@ -145,7 +150,9 @@ export default function Editor(props: EditorProps) {
     value: () => view.current?.state.doc.toString() ?? "",
     replace: (text) => {
       const editor = view.current;
-      editor?.dispatch({ changes: { from: 0, to: editor.state.doc.length, insert: text } });
+      if (!editor || editor.state.doc.toString() === text) return;
+      const changes = { from: 0, to: editor.state.doc.length, insert: text };
+      editor.dispatch({ changes, annotations: replaced.of(true) });
     },
   }));
 

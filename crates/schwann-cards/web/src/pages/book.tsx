@@ -1,15 +1,19 @@
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate, useParams } from "@tanstack/react-router";
 import { type FormEvent, useCallback, useRef, useState } from "react";
-import { type Book, books, type Card, type CardCreate, cards, languages, shares } from "../api/client";
+import { accessOf } from "../api/access";
+import { ApiError, type Book, books, type Card, type CardCreate, cards, languages } from "../api/client";
 import { Button, IconButton } from "../parts/button";
 import { CodeCard, type CodeCardHandle } from "../parts/code_card";
 import { Panel, Sure } from "../parts/dialog";
 import { Field } from "../parts/field";
 import { Menu, MenuItem, MenuLine, MenuLink } from "../parts/menu";
 import { Failure } from "../parts/notice";
+import { usePageTitle } from "../parts/page_title";
+import { ShareBook } from "../parts/share_book";
 import { TextCard } from "../parts/text_card";
 import { useText } from "../text/text";
+import { NotFound } from "./frame";
 
 type Shown = "none" | "rename" | "share" | "delete" | "shortcuts";
 
@@ -20,10 +24,17 @@ export default function BookPage() {
   const list = useQuery({ queryKey: ["cards", id], queryFn: () => cards.list(id) });
   const [shown, setShown] = useState<Shown>("none");
   const [said, setSaid] = useState("");
+  /** The card that "Run all" is at. */
+  const [running, setRunning] = useState<string>();
+  const stopped = useRef(false);
   const handles = useRef(new Map<string, CodeCardHandle>());
   const queries = useQueryClient();
   const navigate = useNavigate();
   const all = list.data ?? [];
+  const access = accessOf(book.data?.role ?? "viewer");
+  usePageTitle(book.data?.title);
+
+  const lastLanguage = all.findLast((card) => card.kind === "code")?.language;
 
   const changed = () => queries.invalidateQueries({ queryKey: ["cards", id] });
   const add = useMutation({
@@ -68,16 +79,25 @@ export default function BookPage() {
   };
   /** One after the other, and no further than the first that fails. */
   const runAll = async () => {
-    for (const card of all) {
-      const handle = handles.current.get(card.id);
-      if (handle && !(await handle.run())) return;
+    stopped.current = false;
+    for (const { id: card } of all) {
+      const handle = handles.current.get(card);
+      if (!handle || stopped.current) continue;
+      setRunning(card);
+      if (!(await handle.run())) break;
     }
+    setRunning(undefined);
+  };
+  const stopAll = () => {
+    stopped.current = true;
+    if (running) handles.current.get(running)?.stop();
   };
   const register = useCallback((card: string, handle: CodeCardHandle | null) => {
     if (handle) handles.current.set(card, handle);
     else handles.current.delete(card);
   }, []);
 
+  if (book.error instanceof ApiError && book.error.status === 404) return <NotFound />;
   if (book.error) {
     return (
       <Failure error={book.error}>
@@ -93,53 +113,71 @@ export default function BookPage() {
     <div className="grid grid-cols-[minmax(0,1fr)] gap-4">
       <div className="flex flex-wrap items-start gap-2">
         <div className="mr-auto min-w-0">
-          <h1 className="text-2xl font-semibold break-words">{book.data.title}</h1>
+          <h1 className="text-xl font-semibold break-words sm:text-2xl">{book.data.title}</h1>
           {book.data.description && <p className="text-sm break-words text-muted">{book.data.description}</p>}
+          {!access.own && (
+            <p className="mt-1 text-sm text-muted">
+              {text.sharedWithYou}: {text.roleHelp[book.data.role]}
+            </p>
+          )}
         </div>
-        <Button icon="play" onClick={() => void runAll()}>
-          {text.runAll}
-        </Button>
-        <Button icon="link" onClick={() => setShown("share")}>
-          {text.share}
-        </Button>
-        <IconButton
-          icon="keyboard"
-          label={text.shortcuts}
-          onClick={() => setShown("shortcuts")}
-          className="hidden sm:inline-flex"
-        />
-        <Menu label={text.more}>
-          <MenuItem onSelect={() => setShown("rename")}>{text.renameBook}</MenuItem>
-          <MenuLink href={books.exported(id, "ipynb")} download>
-            {text.exportBook} .ipynb
-          </MenuLink>
-          <MenuLink href={books.exported(id, "md")} download>
-            {text.exportBook} .md
-          </MenuLink>
-          <MenuLink href={books.exported(id, "json")} download>
-            {text.exportBook} .json
-          </MenuLink>
-          <MenuLine />
-          <MenuItem danger onSelect={() => setShown("delete")}>
-            {text.deleteBook}
-          </MenuItem>
-        </Menu>
+        <div className="flex items-center gap-2">
+          {access.run && all.some((card) => card.kind === "code") && (
+            <Button icon={running ? "stop" : "play"} onClick={() => (running ? stopAll() : void runAll())}>
+              {running ? text.stopAll : text.runAll}
+            </Button>
+          )}
+          {access.own && (
+            <Button icon="link" onClick={() => setShown("share")}>
+              {text.share}
+            </Button>
+          )}
+          <span className="max-sm:hidden">
+            <IconButton icon="keyboard" label={text.shortcuts} onClick={() => setShown("shortcuts")} />
+          </span>
+          <Menu label={text.more}>
+            {access.edit && <MenuItem onSelect={() => setShown("rename")}>{text.renameBook}</MenuItem>}
+            <MenuLink href={books.exported(id, "ipynb")} download>
+              {text.exportBook} .ipynb
+            </MenuLink>
+            <MenuLink href={books.exported(id, "md")} download>
+              {text.exportBook} .md
+            </MenuLink>
+            <MenuLink href={books.exported(id, "json")} download>
+              {text.exportBook} .json
+            </MenuLink>
+            {access.own && (
+              <>
+                <MenuLine />
+                <MenuItem danger onSelect={() => setShown("delete")}>
+                  {text.deleteBook}
+                </MenuItem>
+              </>
+            )}
+          </Menu>
+        </div>
       </div>
       <Failure error={list.error ?? add.error ?? move.error} />
       <p role="status" className="sr-only">
         {said}
       </p>
+      {!list.data && !list.error && <p className="text-muted">{text.loading}</p>}
       {list.data?.length === 0 && <p className="text-muted">{text.emptyBook}</p>}
-      <ol className="grid grid-cols-[minmax(0,1fr)] gap-4">
+      <ol className="grid empty:hidden grid-cols-[minmax(0,1fr)] gap-4">
         {all.map((card, index) => {
           const shared = {
             card,
+            access,
             onMove: (by: -1 | 1) => moveBy(card.id, by),
             isFirst: index === 0,
             isLast: index === all.length - 1,
             onDuplicate: () => {
               const { kind, title, language, code } = card;
               add.mutate({ card: { kind, title, language, code } as CardCreate, after: card.id });
+            },
+            onAddBelow: () => {
+              const language = card.language ?? lastLanguage ?? "python";
+              add.mutate({ card: { kind: "code", language, code: "" } as CardCreate, after: card.id });
             },
             onChanged: changed,
           };
@@ -158,10 +196,7 @@ export default function BookPage() {
           );
         })}
       </ol>
-      <AddCard
-        onAdd={(card) => add.mutate({ card })}
-        last={all.findLast((card) => card.kind === "code")?.language}
-      />
+      {access.edit && <AddCard onAdd={(card) => add.mutate({ card })} last={lastLanguage} />}
       <Rename book={book.data} open={shown === "rename"} onClose={close} />
       <ShareBook book={id} open={shown === "share"} onClose={close} />
       <Panel open={shown === "shortcuts"} onClose={close} title={text.shortcuts}>
@@ -240,51 +275,6 @@ function Rename({ book, open, onClose }: { book: Book; open: boolean; onClose: (
           {text.save}
         </Button>
       </form>
-    </Panel>
-  );
-}
-
-function ShareBook({ book, open, onClose }: { book: string; open: boolean; onClose: () => void }) {
-  const text = useText();
-  const queries = useQueryClient();
-  const key = ["shares", book];
-  const { data, error } = useQuery({ queryKey: key, queryFn: () => shares.list(book), enabled: open });
-  const changed = () => queries.invalidateQueries({ queryKey: key });
-  const make = useMutation({ mutationFn: () => shares.create(book, { role: "viewer" }), onSuccess: changed });
-  const remove = useMutation({ mutationFn: (id: string) => shares.remove(book, id), onSuccess: changed });
-  const [copied, setCopied] = useState("");
-  const links = data?.data.filter((share) => share.slug) ?? [];
-  return (
-    <Panel open={open} onClose={onClose} title={text.share}>
-      <p className="text-sm text-muted">{text.shareHelp}</p>
-      <Failure error={error ?? make.error ?? remove.error} />
-      <ul className="grid gap-2">
-        {links.map((share) => {
-          const link = `${location.origin}/shared/${share.slug}`;
-          return (
-            <li key={share.id} className="flex flex-wrap items-center gap-2">
-              <a href={link} className="min-w-0 flex-1 basis-48 truncate text-sm text-accent underline">
-                {link}
-              </a>
-              <Button
-                icon={copied === link ? "check" : "copy"}
-                onClick={() => void navigator.clipboard.writeText(link).then(() => setCopied(link))}
-              >
-                {copied === link ? text.copied : text.copyLink}
-              </Button>
-              <IconButton icon="close" label={text.removeLink} onClick={() => remove.mutate(share.id)} />
-            </li>
-          );
-        })}
-      </ul>
-      <Button
-        look="primary"
-        className="justify-self-end"
-        disabled={make.isPending}
-        onClick={() => make.mutate()}
-      >
-        {text.makeLink}
-      </Button>
     </Panel>
   );
 }

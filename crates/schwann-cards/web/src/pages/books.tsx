@@ -1,4 +1,4 @@
-import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
+import { useInfiniteQuery, useMutation, useQueryClient } from "@tanstack/react-query";
 import { Link, useNavigate } from "@tanstack/react-router";
 import { type ChangeEvent, type FormEvent, useDeferredValue, useRef, useState } from "react";
 import { books } from "../api/client";
@@ -6,19 +6,28 @@ import { Button } from "../parts/button";
 import { Panel } from "../parts/dialog";
 import { Field, inputClass } from "../parts/field";
 import { Failure } from "../parts/notice";
+import { usePageTitle } from "../parts/page_title";
 import { useFormat, useText } from "../text/text";
 
 export default function Books() {
   const text = useText();
+  usePageTitle(text.books);
   const format = useFormat();
   const [search, setSearch] = useState("");
   const [adding, setAdding] = useState(false);
   const query = useDeferredValue(search.trim());
-  const { data, error } = useQuery({
+  const { data, error, hasNextPage, fetchNextPage, isFetchingNextPage } = useInfiniteQuery({
     queryKey: ["books", query],
-    queryFn: () => books.list(query, 0),
+    queryFn: ({ pageParam }) => books.list(query, pageParam),
+    initialPageParam: 0,
+    getNextPageParam: (last, all) => {
+      const shown = all.reduce((sum, page) => sum + page.data.length, 0);
+      return last.data.length > 0 && shown < last.count ? shown : undefined;
+    },
     placeholderData: (before) => before,
   });
+  const list = data?.pages.flatMap((page) => page.data);
+  const count = data?.pages.at(-1)?.count ?? 0;
   return (
     <div className="grid gap-4">
       <div className="flex flex-wrap items-center gap-2">
@@ -28,7 +37,7 @@ export default function Books() {
           {text.newBook}
         </Button>
       </div>
-      {data && (data.count > 8 || search !== "") && (
+      {list && (count > 8 || search !== "") && (
         <input
           className={inputClass}
           type="search"
@@ -39,10 +48,12 @@ export default function Books() {
         />
       )}
       <Failure error={error} />
-      {!data && !error && <p className="text-muted">{text.loading}</p>}
-      {data?.data.length === 0 && <p className="text-muted">{text.noBooks}</p>}
-      <ul className="grid gap-3 sm:grid-cols-2">
-        {data?.data.map((book) => (
+      {!list && !error && <p className="text-muted">{text.loading}</p>}
+      {list?.length === 0 && (
+        <p className="text-muted">{query === "" ? text.noBooks : text.noMatches(query)}</p>
+      )}
+      <ul className="grid grid-cols-[minmax(0,1fr)] gap-3 sm:grid-cols-[repeat(2,minmax(0,1fr))]">
+        {list?.map((book) => (
           <li
             key={book.id}
             className="relative grid gap-1 rounded-lg border border-line bg-surface p-4 hover:border-accent focus-within:border-accent"
@@ -50,6 +61,7 @@ export default function Books() {
             <Link
               to="/books/$book"
               params={{ book: book.id }}
+              title={book.title}
               className="truncate font-semibold after:absolute after:inset-0 after:rounded-lg"
             >
               {book.title}
@@ -57,10 +69,20 @@ export default function Books() {
             {book.description && <p className="line-clamp-2 text-sm text-muted">{book.description}</p>}
             <p className="text-xs text-muted">
               {text.cardCount(book.card_count)} · {text.updated(format.date(book.updated_at))}
+              {book.role !== "owner" && ` · ${text.sharedWithYou}: ${text.roles[book.role]}`}
             </p>
           </li>
         ))}
       </ul>
+      {hasNextPage && (
+        <Button
+          className="justify-self-center"
+          disabled={isFetchingNextPage}
+          onClick={() => void fetchNextPage()}
+        >
+          {text.showMore}
+        </Button>
+      )}
       <NewBook open={adding} onClose={() => setAdding(false)} />
     </div>
   );

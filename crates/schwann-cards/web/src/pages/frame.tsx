@@ -1,13 +1,12 @@
-import { useQuery, useQueryClient } from "@tanstack/react-query";
-import { Link, Outlet, useNavigate } from "@tanstack/react-router";
-import { useEffect } from "react";
-import { site, users } from "../api/client";
+import { Link, Outlet } from "@tanstack/react-router";
+import { lazy, Suspense, useState } from "react";
 import { useMe } from "../api/session";
-import { Button } from "../parts/button";
-import { Menu, MenuItem, MenuLine, MenuText } from "../parts/menu";
-import { Failure, Notice } from "../parts/notice";
-import { EventsProvider, useEvents } from "../runs/events_context";
-import { LANGUAGES, type Language, type Theme, usePreferences, useText } from "../text/text";
+import { IconButton } from "../parts/button";
+import { usePageTitle } from "../parts/page_title";
+import { useText } from "../text/text";
+
+const loadAccountMenu = () => import("../parts/account_menu");
+const AccountMenu = lazy(loadAccountMenu);
 
 /** What is around every page. */
 export function Frame() {
@@ -57,103 +56,46 @@ function Header() {
           </nav>
         )}
         <div className="ml-auto flex items-center">
-          <AccountMenu />
+          <Account />
         </div>
       </div>
     </header>
   );
 }
 
-function AccountMenu() {
-  const { text, language, setLanguage, theme, setTheme } = usePreferences();
-  const { data: me } = useMe();
-  const queries = useQueryClient();
-  const navigate = useNavigate();
-  const logOut = async () => {
-    await users.logOut().catch(() => {}); // Without a server the page forgets it all the same.
-    queries.clear();
-    queries.setQueryData(["me"], null);
-    await navigate({ to: "/login" });
-  };
-  const themes: [Theme, string][] = [
-    ["system", text.themeSystem],
-    ["light", text.themeLight],
-    ["dark", text.themeDark],
-  ];
-  return (
-    <Menu label={text.account} icon="person">
-      {me && (
-        <>
-          <MenuText>{me.email}</MenuText>
-          <MenuItem onSelect={() => void navigate({ to: "/settings" })}>{text.settings}</MenuItem>
-          <MenuItem onSelect={() => void logOut()}>{text.logOut}</MenuItem>
-          <MenuLine />
-        </>
-      )}
-      <MenuText>{text.theme}</MenuText>
-      {themes.map(([key, name]) => (
-        <MenuItem key={key} onSelect={() => setTheme(key)}>
-          <span aria-hidden="true">{key === theme ? "●" : "○"}</span> {name}
-        </MenuItem>
-      ))}
-      <MenuText>{text.language}</MenuText>
-      {(Object.keys(LANGUAGES) as Language[]).map((key) => (
-        <MenuItem key={key} onSelect={() => setLanguage(key)}>
-          <span aria-hidden="true">{key === language ? "●" : "○"}</span> {LANGUAGES[key].languageName}
-        </MenuItem>
-      ))}
-    </Menu>
-  );
-}
-
-/** Pages for whoever is logged in; others are sent to log in first. */
-export function Inside() {
+/** A button until it is used: a menu is more than all else that a page to log in needs. */
+function Account() {
   const text = useText();
-  const { data: me, error, isPending, refetch } = useMe();
-  if (error) {
-    return (
-      <Failure error={error}>
-        <Button onClick={() => void refetch()}>{text.retry}</Button>
-      </Failure>
-    );
-  }
-  if (isPending) return <p className="text-muted">{text.loading}</p>;
-  if (!me) return <ToLogIn />;
-  return (
-    <EventsProvider user={me.id}>
-      <Banners />
-      <Outlet />
-    </EventsProvider>
+  const [wanted, setWanted] = useState(false);
+  const near = () => void loadAccountMenu();
+  const button = (
+    <IconButton
+      icon="person"
+      label={text.account}
+      aria-haspopup="menu"
+      aria-expanded={false}
+      onPointerEnter={near}
+      onFocus={near}
+      onClick={() => setWanted(true)}
+      onKeyDown={(event) => {
+        if (event.key !== "ArrowDown") return;
+        event.preventDefault();
+        setWanted(true);
+      }}
+    />
   );
-}
-
-/** Goes to log in, and back from there to where this was. */
-function ToLogIn() {
-  const navigate = useNavigate();
-  // Once: where it leads must not be taken for where it began.
-  useEffect(() => {
-    const { pathname, search } = window.location;
-    const to = pathname + search;
-    void navigate({ to: "/login", search: to === "/" ? {} : { to }, replace: true });
-  }, [navigate]);
-  return null;
-}
-
-function Banners() {
-  const text = useText();
-  const { connection } = useEvents();
-  const { data } = useQuery({ queryKey: ["site"], queryFn: site.get, staleTime: 60_000 });
-  return (
-    <div className="grid gap-2 not-empty:mb-4">
-      {data?.sandbox === "none" && <Notice>{text.sandboxNone}</Notice>}
-      {data?.sandbox === null && <Notice>{text.sandboxMissing}</Notice>}
-      {connection === "lost" && <Notice>{text.connectionLost}</Notice>}
-    </div>
+  return wanted ? (
+    <Suspense fallback={button}>
+      <AccountMenu />
+    </Suspense>
+  ) : (
+    button
   );
 }
 
 export function NotFound() {
   const text = useText();
+  usePageTitle(text.notFound);
   return (
     <div className="grid justify-items-start gap-3">
       <h1 className="text-xl font-semibold">{text.notFound}</h1>

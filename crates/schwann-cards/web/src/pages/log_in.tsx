@@ -6,10 +6,12 @@ import { useMe } from "../api/session";
 import { Button } from "../parts/button";
 import { Field } from "../parts/field";
 import { Failure } from "../parts/notice";
+import { usePageTitle } from "../parts/page_title";
 import { useText } from "../text/text";
 
 export default function LogIn() {
   const text = useText();
+  usePageTitle(text.logIn);
   const { to } = useSearch({ from: "/login" });
   const { data: me } = useMe();
   const queries = useQueryClient();

@@ -3,12 +3,15 @@ import { type FormEvent, type ReactNode, useState } from "react";
 import { tokens, users } from "../api/client";
 import { useMe } from "../api/session";
 import { Button, IconButton } from "../parts/button";
+import { CopyButton } from "../parts/copy_button";
 import { Choice, Field } from "../parts/field";
 import { Failure } from "../parts/notice";
+import { usePageTitle } from "../parts/page_title";
 import { LANGUAGES, type Language, type Theme, useFormat, usePreferences, useText } from "../text/text";
 
 export default function Settings() {
   const text = useText();
+  usePageTitle(text.settings);
   return (
     <div className="grid gap-5">
       <h1 className="text-2xl font-semibold">{text.settings}</h1>
@@ -41,7 +44,7 @@ function Saved({ when }: { when: boolean }) {
 function Appearance() {
   const { text, language, setLanguage, theme, setTheme } = usePreferences();
   return (
-    <Section title={`${text.theme}, ${text.language}`}>
+    <Section title={text.appearance}>
       <Choice<Theme>
         label={text.theme}
         value={theme}
@@ -52,12 +55,7 @@ function Appearance() {
           ["dark", text.themeDark],
         ]}
       />
-      <Choice<Language>
-        label={text.language}
-        value={language}
-        onChoose={setLanguage}
-        options={(Object.keys(LANGUAGES) as Language[]).map((key) => [key, LANGUAGES[key].languageName])}
-      />
+      <Choice<Language> label={text.language} value={language} onChoose={setLanguage} options={LANGUAGES} />
     </Section>
   );
 }
@@ -172,13 +170,20 @@ function Tokens() {
       return changed();
     },
   });
-  const remove = useMutation({ mutationFn: tokens.remove, onSuccess: changed });
+  const remove = useMutation({
+    mutationFn: tokens.remove,
+    onSuccess: () => {
+      setSecret("");
+      return changed();
+    },
+  });
   const names = { read: text.scopeRead, run: text.scopeRun, write: text.scopeWrite };
   const submit = (event: FormEvent<HTMLFormElement>) => {
     event.preventDefault();
     const form = new FormData(event.currentTarget);
     const scopes = SCOPES.filter((scope) => form.get(scope));
-    create.mutate({ name: String(form.get("name")).trim(), scopes });
+    const written = event.currentTarget;
+    create.mutate({ name: String(form.get("name")).trim(), scopes }, { onSuccess: () => written.reset() });
   };
   return (
     <Section title={text.apiTokens}>
@@ -204,7 +209,10 @@ function Tokens() {
       {secret && (
         <div role="status" className="grid gap-2 rounded-md bg-notice p-3 text-sm text-notice-ink">
           {text.tokenOnce}
-          <code className="break-all">{secret}</code>
+          <div className="flex items-center gap-2">
+            <code className="min-w-0 flex-1 break-all">{secret}</code>
+            <CopyButton text={secret} />
+          </div>
         </div>
       )}
       <form onSubmit={submit} className="grid gap-3 border-t border-line pt-3">

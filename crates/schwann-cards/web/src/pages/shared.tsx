@@ -1,8 +1,9 @@
 import { useQuery } from "@tanstack/react-query";
 import { useParams } from "@tanstack/react-router";
 import { lazy, Suspense } from "react";
-import { shares } from "../api/client";
+import { ApiError, shares } from "../api/client";
 import { Failure } from "../parts/notice";
+import { usePageTitle } from "../parts/page_title";
 import { useText } from "../text/text";
 
 const Editor = lazy(() => import("../editor/editor"));
@@ -13,6 +14,15 @@ export default function SharedPage() {
   const text = useText();
   const { slug } = useParams({ from: "/shared/$slug" });
   const { data, error } = useQuery({ queryKey: ["shared", slug], queryFn: () => shares.read(slug) });
+  usePageTitle(data?.book.title);
+  if (error instanceof ApiError && error.status === 404) {
+    return (
+      <div className="grid gap-2">
+        <h1 className="text-xl font-semibold">{text.notFound}</h1>
+        <p className="text-muted">{text.linkGone}</p>
+      </div>
+    );
+  }
   if (error) return <Failure error={error} />;
   if (!data) return <p className="text-muted">{text.loading}</p>;
   return (
@@ -23,6 +33,7 @@ export default function SharedPage() {
         <p className="mt-1 text-sm text-muted">{text.sharedBook}</p>
       </div>
       <Suspense fallback={<p className="text-muted">{text.loading}</p>}>
+        {data.cards.length === 0 && <p className="text-muted">{text.emptyBook}</p>}
         {data.cards.map((card) => {
           const title = card.title || text.untitled;
           const isCode = card.kind === "code";
@@ -35,8 +46,8 @@ export default function SharedPage() {
               {isCode ? (
                 <>
                   <div className="flex gap-2 border-b border-line bg-raised px-3 py-1.5 text-sm">
-                    <span className="font-medium">{title}</span>
-                    <span className="text-muted">{card.language}</span>
+                    <span className="min-w-0 truncate font-medium">{title}</span>
+                    <span className="shrink-0 text-muted">{card.language}</span>
                   </div>
                   <Editor
                     label={`${text.code}: ${title}`}

@@ -5,10 +5,12 @@ import { users } from "../api/client";
 import { Button } from "../parts/button";
 import { Field } from "../parts/field";
 import { Failure } from "../parts/notice";
+import { usePageTitle } from "../parts/page_title";
 import { useText } from "../text/text";
 
 export default function SignUp() {
   const text = useText();
+  usePageTitle(text.signUp);
   const queries = useQueryClient();
   const navigate = useNavigate();
   const signUp = useMutation({

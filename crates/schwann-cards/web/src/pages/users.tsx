@@ -7,6 +7,7 @@ import { Panel, Sure } from "../parts/dialog";
 import { Field } from "../parts/field";
 import { Menu, MenuItem, MenuLine } from "../parts/menu";
 import { Failure } from "../parts/notice";
+import { usePageTitle } from "../parts/page_title";
 import { useText } from "../text/text";
 
 const PAGE = 100;
@@ -14,6 +15,7 @@ const PAGE = 100;
 /** For superusers: who has an account. */
 export default function Users() {
   const text = useText();
+  usePageTitle(text.users);
   const queries = useQueryClient();
   const { data: me } = useMe();
   const [skip, setSkip] = useState(0);
@@ -40,7 +42,8 @@ export default function Users() {
         </Button>
       </div>
       <Failure error={error ?? update.error} />
-      <ul className="divide-y divide-line rounded-lg border border-line bg-surface">
+      {!data && !error && <p className="text-muted">{text.loading}</p>}
+      <ul className="divide-y divide-line rounded-lg border border-line bg-surface empty:hidden">
         {data?.data.map((user) => (
           <li key={user.id} className="flex items-center gap-3 px-3 py-2 text-sm">
             <div className="min-w-0 flex-1">
@@ -60,13 +63,13 @@ export default function Users() {
                 disabled={user.id === me?.id}
                 onSelect={() => update.mutate({ user, change: { is_superuser: !user.is_superuser } })}
               >
-                {user.is_superuser ? text.member : text.superuser}
+                {user.is_superuser ? text.makeMember : text.makeSuperuser}
               </MenuItem>
               <MenuItem
                 disabled={user.id === me?.id}
                 onSelect={() => update.mutate({ user, change: { is_active: !user.is_active } })}
               >
-                {user.is_active ? text.inactive : text.active}
+                {user.is_active ? text.deactivate : text.activate}
               </MenuItem>
               <MenuLine />
               <MenuItem danger disabled={user.id === me?.id} onSelect={() => setDeleting(user)}>
@@ -78,15 +81,11 @@ export default function Users() {
       </ul>
       {data && data.count > PAGE && (
         <div className="flex gap-2">
-          <Button disabled={skip === 0} onClick={() => setSkip(skip - PAGE)} aria-label={text.moveUp}>
-            ←
+          <Button disabled={skip === 0} onClick={() => setSkip(skip - PAGE)}>
+            ← {text.previous}
           </Button>
-          <Button
-            disabled={skip + PAGE >= data.count}
-            onClick={() => setSkip(skip + PAGE)}
-            aria-label={text.moveDown}
-          >
-            →
+          <Button disabled={skip + PAGE >= data.count} onClick={() => setSkip(skip + PAGE)}>
+            {text.next} →
           </Button>
         </div>
       )}

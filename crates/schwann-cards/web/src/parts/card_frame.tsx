@@ -1,5 +1,6 @@
 import { useMutation } from "@tanstack/react-query";
 import { type KeyboardEvent, type ReactNode, useState } from "react";
+import type { Access } from "../api/access";
 import { type Card, cards } from "../api/client";
 import { useText } from "../text/text";
 import { IconButton } from "./button";
@@ -9,19 +10,23 @@ import { Menu, MenuItem, MenuLine } from "./menu";
 /** What every card can do, and its place in the book. */
 export interface CardProps {
   readonly card: Card;
+  readonly access: Access;
   readonly isFirst: boolean;
   readonly isLast: boolean;
   readonly onMove: (by: -1 | 1) => void;
   readonly onDuplicate: () => void;
+  readonly onAddBelow: () => void;
   readonly onChanged: () => Promise<unknown>;
 }
 
 export function CardFrame({
   card,
+  access,
   isFirst,
   isLast,
   onMove,
   onDuplicate,
+  onAddBelow,
   onChanged,
   label,
   head,
@@ -32,7 +37,7 @@ export function CardFrame({
   const [deleting, setDeleting] = useState(false);
   const remove = useMutation({ mutationFn: () => cards.remove(card.book_id, card.id), onSuccess: onChanged });
   const keys = (event: KeyboardEvent) => {
-    if (!event.altKey || !event.shiftKey) return;
+    if (!access.edit || !event.altKey || !event.shiftKey) return;
     if (event.key !== "ArrowUp" && event.key !== "ArrowDown") return;
     event.preventDefault();
     onMove(event.key === "ArrowUp" ? -1 : 1);
@@ -47,18 +52,21 @@ export function CardFrame({
     >
       <div className="flex min-h-10 items-center gap-1 border-b border-line bg-raised py-1 pr-1 pl-2">
         {head}
-        <div className="ml-auto flex shrink-0">
-          <IconButton icon="up" label={text.moveUp} disabled={isFirst} onClick={() => onMove(-1)} />
-          <IconButton icon="down" label={text.moveDown} disabled={isLast} onClick={() => onMove(1)} />
-          <Menu label={text.more}>
-            {menu}
-            <MenuItem onSelect={onDuplicate}>{text.duplicate}</MenuItem>
-            <MenuLine />
-            <MenuItem danger onSelect={() => setDeleting(true)}>
-              {text.deleteCard}
-            </MenuItem>
-          </Menu>
-        </div>
+        {access.edit && (
+          <div className="ml-auto flex shrink-0">
+            <IconButton icon="up" label={text.moveUp} disabled={isFirst} onClick={() => onMove(-1)} />
+            <IconButton icon="down" label={text.moveDown} disabled={isLast} onClick={() => onMove(1)} />
+            <Menu label={text.more}>
+              {menu}
+              <MenuItem onSelect={onAddBelow}>{text.addBelow}</MenuItem>
+              <MenuItem onSelect={onDuplicate}>{text.duplicate}</MenuItem>
+              <MenuLine />
+              <MenuItem danger onSelect={() => setDeleting(true)}>
+                {text.deleteCard}
+              </MenuItem>
+            </Menu>
+          </div>
+        )}
       </div>
       {children}
       <Sure

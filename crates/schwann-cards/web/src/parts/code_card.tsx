@@ -11,30 +11,33 @@ import {
   useState,
   useSyncExternalStore,
 } from "react";
-import { ApiError, cards, languages, type Run, runs } from "../api/client";
+import { ApiError, type Card, cards, languages, type Run, runs } from "../api/client";
 import type { EditorHandle } from "../editor/editor";
 import { useEvents } from "../runs/events_context";
 import { RunView } from "../runs/run_view";
 import { useFormat, useText } from "../text/text";
 import { Button } from "./button";
 import { CardFrame, type CardProps } from "./card_frame";
-import { Conflict } from "./conflict";
 import { inputClass } from "./field";
 import { Menu, MenuItem, MenuText } from "./menu";
 import { Failure, Notice } from "./notice";
-import { Output, Status } from "./output";
+import { Output, Status, summary } from "./output";
 import { SavingMark } from "./saving_mark";
+import { SavingTrouble } from "./saving_trouble";
 import { useSaving } from "./use_saving";
 
 const Editor = lazy(() => import("../editor/editor"));
 
 /** Output of an earlier run that is larger is shown when it is asked for. */
 const MAX_UNASKED = 2 << 20;
+/** How often a list is read anew while a run in it waits or runs: its place in the queue changes. */
+const UNFINISHED_MS = 2_000;
 
 export interface CodeCardHandle {
   focus(): void;
   /** Runs the card; true if it ends with exit code 0. */
   run(): Promise<boolean>;
+  stop(): void;
 }
 
 interface CodeCardProps extends CardProps {
@@ -43,20 +46,28 @@ interface CodeCardProps extends CardProps {
 }
 
 export function CodeCard(props: CodeCardProps) {
-  const { ref, card, onNext } = props;
+  const { ref, card, access, onNext } = props;
   const text = useText();
   const { events } = useEvents();
-  const saving = useSaving(card);
   const editor = useRef<EditorHandle>(null);
+  const [name, setName] = useState(card.title ?? "");
+  const [language, setLanguage] = useState(card.language ?? "python");
+  const saving = useSaving(card, (theirs: Card) => {
+    setName(theirs.title ?? "");
+    setLanguage(theirs.language ?? "python");
+    editor.current?.replace(theirs.code);
+  });
   const isReady = useRef(Promise.withResolvers<EditorHandle>());
   const box = useRef<HTMLDivElement>(null);
   const [view, setView] = useState<RunView>();
-  const [language, setLanguage] = useState(card.language ?? "python");
   const [stopping, setStopping] = useState<string>();
   const history = useQuery({
     queryKey: ["runs", card.id],
     queryFn: () => runs.ofCard(card.book_id, card.id),
-    enabled: useSeen(box),
+    enabled: useSeen(box) && access.run,
+    // The row of a run that has ended is written just after its last record.
+    refetchInterval: ({ state }) =>
+      state.data?.data.some(({ status }) => status !== "finished") ? UNFINISHED_MS : false,
   });
   const all = history.data?.data ?? [];
   const latest = all[0];
@@ -92,18 +103,17 @@ export function CodeCard(props: CodeCardProps) {
 
   const start = useMutation({
     mutationFn: async () => {
-      const changes = await saving.take();
-      const code = editor.current?.value() ?? card.code;
       setChosen(undefined);
-      const run = await runs.start(card.book_id, card.id, { code, language }).catch((error: unknown) => {
-        saving.change(changes); // It was not saved either.
-        throw error;
-      });
-      open(run.id);
-      void history.refetch();
-      const saved = await cards.get(card.book_id, card.id);
-      if (saving.isClean()) saving.keep(saved);
-      return run;
+      const begin = async (version?: number) => {
+        const body = version === undefined ? {} : { code: editor.current?.value() ?? card.code, language };
+        const run = await runs.start(card.book_id, card.id, body, version);
+        open(run.id);
+        void history.refetch();
+        return run;
+      };
+      if (!access.edit) return begin();
+      const shown = { code: editor.current?.value() ?? card.code, language };
+      return saving.saveBy(shown, begin, () => cards.get(card.book_id, card.id));
     },
   });
   const run = async (): Promise<boolean> => {
@@ -115,13 +125,16 @@ export function CodeCard(props: CodeCardProps) {
     setStopping(view.run);
     await runs.cancel(view.run).catch(() => setStopping(undefined));
   };
+  const isConflict = start.error instanceof ApiError && start.error.status === 412;
+  const row = all.find(({ id }) => id === view?.run);
   useImperativeHandle(ref, () => ({
     // A card that was just made has no editor yet.
     focus: () => void isReady.current.promise.then((it) => it.focus()),
     run: () => run().catch(() => false),
+    stop: () => void stop(),
   }));
 
-  const title = card.title || text.untitled;
+  const title = name || text.untitled;
   return (
     <CardFrame
       {...props}
@@ -132,12 +145,18 @@ export function CodeCard(props: CodeCardProps) {
             className="h-8 min-w-0 flex-1 rounded px-1.5 text-sm font-medium placeholder:font-normal placeholder:text-muted sm:max-w-72"
             aria-label={text.cardTitle}
             placeholder={text.untitled}
-            defaultValue={card.title ?? ""}
+            value={name}
+            title={name}
             maxLength={255}
-            onChange={(event) => saving.change({ title: event.target.value })}
+            readOnly={!access.edit}
+            onChange={(event) => {
+              setName(event.target.value);
+              saving.change({ title: event.target.value });
+            }}
           />
           <LanguageChoice
             value={language}
+            disabled={!access.edit}
             onChoose={(next) => {
               setLanguage(next);
               saving.change({ language: next });
@@ -147,13 +166,7 @@ export function CodeCard(props: CodeCardProps) {
         </>
       }
     >
-      {saving.state === "conflict" && (
-        <Conflict
-          onMine={() => void saving.keepMine()}
-          onTheirs={() => void saving.takeTheirs().then((theirs) => editor.current?.replace(theirs.code))}
-        />
-      )}
-      <Failure error={saving.error} />
+      <SavingTrouble saving={saving} />
       <div ref={box} className="min-h-16">
         <Suspense fallback={<p className="p-3 text-muted">{text.loading}</p>}>
           <Editor
@@ -164,36 +177,41 @@ export function CodeCard(props: CodeCardProps) {
             label={`${text.code}: ${title}`}
             initial={card.code}
             language={language}
+            readOnly={!access.edit}
             onChange={(code) => saving.change({ code })}
-            onRun={() => start.mutate()}
-            onRunAndNext={() => {
-              start.mutate();
-              onNext();
-            }}
-            onStop={() => void stop()}
+            {...(access.run && {
+              onRun: () => start.mutate(),
+              onRunAndNext: () => {
+                start.mutate();
+                onNext();
+              },
+              onStop: () => void stop(),
+            })}
           />
         </Suspense>
       </div>
-      <div className="flex flex-wrap items-center gap-2 border-t border-line px-2 py-1.5">
-        {view ? (
-          <RunButton
-            view={view}
-            isStarting={start.isPending}
-            isStopping={stopping === view.run}
-            onRun={() => start.mutate()}
-            onStop={() => void stop()}
-          />
-        ) : (
-          <Button look="primary" icon="play" disabled={start.isPending} onClick={() => start.mutate()}>
-            {text.run}
-          </Button>
-        )}
-        {view && <ViewStatus view={view} />}
-        <div className="ml-auto">
-          <History all={all} onChoose={(id) => setChosen(id === latest?.id ? undefined : id)} />
+      {access.run && (
+        <div className="flex items-center gap-2 border-t border-line px-2 py-1.5">
+          {view ? (
+            <RunButton
+              view={view}
+              isStarting={start.isPending}
+              isStopping={stopping === view.run}
+              onRun={() => start.mutate()}
+              onStop={() => void stop()}
+            />
+          ) : (
+            <Button look="primary" icon="play" disabled={start.isPending} onClick={() => start.mutate()}>
+              {text.run}
+            </Button>
+          )}
+          {view && <ViewStatus view={view} row={row} />}
+          <div className="ml-auto shrink-0">
+            <History all={all} onChoose={(id) => setChosen(id === latest?.id ? undefined : id)} />
+          </div>
         </div>
-      </div>
-      {start.error && (
+      )}
+      {start.error && !isConflict && (
         <div className="px-2 pb-2">
           <Failure error={start.error} />
         </div>
@@ -287,18 +305,26 @@ function RunButton({
   );
 }
 
-function ViewStatus({ view }: { view: RunView }) {
+function ViewStatus({ view, row }: { view: RunView; row: Run | undefined }) {
   const text = useText();
   const state = useSyncExternalStore(view.subscribe, view.snapshot);
   return (
     <>
-      <Status state={state} />
+      <Status state={state} row={row} />
       {state.sandbox === "none" && <span className="text-xs text-danger">{text.noSandbox}</span>}
     </>
   );
 }
 
-function LanguageChoice({ value, onChoose }: { value: string; onChoose: (id: string) => void }) {
+function LanguageChoice({
+  value,
+  disabled,
+  onChoose,
+}: {
+  value: string;
+  disabled: boolean;
+  onChoose: (id: string) => void;
+}) {
   const text = useText();
   const { data } = useQuery({ queryKey: ["languages"], queryFn: languages.list, staleTime: 600_000 });
   const known = data?.data ?? [];
@@ -307,6 +333,7 @@ function LanguageChoice({ value, onChoose }: { value: string; onChoose: (id: str
       className="h-8 max-w-36 rounded border border-transparent bg-raised px-1 text-sm text-muted hover:border-line"
       aria-label={text.cardLanguage}
       value={value}
+      disabled={disabled}
       onChange={(event) => onChoose(event.target.value)}
     >
       {!known.some((one) => one.id === value) && <option value={value}>{value}</option>}
@@ -323,7 +350,7 @@ function History({ all, onChoose }: { all: readonly Run[]; onChoose: (id: string
   const text = useText();
   const format = useFormat();
   return (
-    <Menu label={text.history} icon="clock" shown={<span>{text.history}</span>}>
+    <Menu label={text.history} icon="clock" shown={<span className="max-sm:sr-only">{text.history}</span>}>
       {all.length === 0 && <MenuText>{text.noHistory}</MenuText>}
       {all.map((run) => (
         <MenuItem key={run.id} onSelect={() => onChoose(run.id)}>
@@ -333,16 +360,6 @@ function History({ all, onChoose }: { all: readonly Run[]; onChoose: (id: string
       ))}
     </Menu>
   );
-}
-
-function summary(run: Run, text: ReturnType<typeof useText>, format: ReturnType<typeof useFormat>): string {
-  if (run.status === "queued") return text.queued;
-  if (run.status === "running") return text.running;
-  const parts: string[] = [];
-  if (run.exit_code !== null && run.exit_code !== undefined) parts.push(text.exitCode(run.exit_code));
-  else if (run.reason) parts.push(text.reasons[run.reason] ?? run.reason);
-  if (run.elapsed_ms !== null && run.elapsed_ms !== undefined) parts.push(format.duration(run.elapsed_ms));
-  return parts.join(", ");
 }
 
 function LoadOutput({ run, onAsk }: { run: Run; onAsk: () => void }) {

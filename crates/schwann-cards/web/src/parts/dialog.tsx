@@ -1,82 +1,25 @@
-import { AlertDialog, Dialog } from "radix-ui";
-import { type ReactNode, useState } from "react";
-import { useText } from "../text/text";
-import { Button, buttonClass } from "./button";
-import { Icon } from "./icons";
-import { Failure } from "./notice";
+import { type ComponentProps, lazy, Suspense } from "react";
 
-const OVERLAY = "fixed inset-0 z-40 bg-black/45";
-const PANEL =
-  "fixed top-1/2 left-1/2 z-50 grid max-h-[90dvh] w-[min(30rem,calc(100vw-2rem))] -translate-x-1/2 -translate-y-1/2 gap-4 overflow-auto rounded-lg border border-line bg-surface p-5 text-ink shadow-xl";
+/** Dialogues are fetched when the first one opens; most visits open none. */
+const LazyPanel = lazy(() => import("./dialog_box").then(({ PanelBox }) => ({ default: PanelBox })));
+const LazySure = lazy(() => import("./dialog_box").then(({ SureBox }) => ({ default: SureBox })));
 
-export function Panel({
-  open,
-  onClose,
-  title,
-  children,
-}: {
-  open: boolean;
-  onClose: () => void;
-  title: string;
-  children: ReactNode;
-}) {
-  const text = useText();
-  return (
-    <Dialog.Root open={open} onOpenChange={(next) => !next && onClose()}>
-      <Dialog.Portal>
-        <Dialog.Overlay className={OVERLAY} />
-        <Dialog.Content className={PANEL} aria-describedby={undefined}>
-          <div className="flex items-center justify-between gap-3">
-            <Dialog.Title className="text-lg font-semibold">{title}</Dialog.Title>
-            <Dialog.Close className={buttonClass("quiet", true)} aria-label={text.close}>
-              <Icon name="close" />
-            </Dialog.Close>
-          </div>
-          {children}
-        </Dialog.Content>
-      </Dialog.Portal>
-    </Dialog.Root>
-  );
+type Opened<T> = Omit<T, "open"> & { readonly open: boolean };
+
+/** A dialogue with a title. */
+export function Panel({ open, ...rest }: Opened<ComponentProps<typeof LazyPanel>>) {
+  return open ? (
+    <Suspense>
+      <LazyPanel {...rest} />
+    </Suspense>
+  ) : null;
 }
 
 /** Asks before something that cannot be undone. */
-export function Sure({
-  open,
-  onClose,
-  title,
-  question,
-  onSure,
-}: {
-  open: boolean;
-  onClose: () => void;
-  title: string;
-  question: string;
-  onSure: () => Promise<unknown>;
-}) {
-  const text = useText();
-  const [error, setError] = useState<unknown>();
-  const sure = () => {
-    setError(undefined);
-    onSure().then(onClose, setError);
-  };
-  return (
-    <AlertDialog.Root open={open} onOpenChange={(next) => !next && onClose()}>
-      <AlertDialog.Portal>
-        <AlertDialog.Overlay className={OVERLAY} />
-        <AlertDialog.Content className={PANEL}>
-          <AlertDialog.Title className="text-lg font-semibold">{title}</AlertDialog.Title>
-          <AlertDialog.Description className="text-sm break-words text-muted">
-            {question}
-          </AlertDialog.Description>
-          <Failure error={error} />
-          <div className="flex justify-end gap-2">
-            <AlertDialog.Cancel className={buttonClass("plain")}>{text.cancel}</AlertDialog.Cancel>
-            <Button look="danger" onClick={sure}>
-              {title}
-            </Button>
-          </div>
-        </AlertDialog.Content>
-      </AlertDialog.Portal>
-    </AlertDialog.Root>
-  );
+export function Sure({ open, ...rest }: Opened<ComponentProps<typeof LazySure>>) {
+  return open ? (
+    <Suspense>
+      <LazySure {...rest} />
+    </Suspense>
+  ) : null;
 }

@@ -10,16 +10,18 @@ export function Menu({
   label,
   icon = "more",
   shown,
+  defaultOpen = false,
   children,
 }: {
   label: string;
   icon?: IconName;
   /** What the button says beside its drawing. */
   shown?: ReactNode;
+  defaultOpen?: boolean;
   children: ReactNode;
 }) {
   return (
-    <DropdownMenu.Root modal={false}>
+    <DropdownMenu.Root modal={false} defaultOpen={defaultOpen}>
       <DropdownMenu.Trigger
         className={buttonClass("quiet", shown === undefined)}
         {...(shown === undefined ? { "aria-label": label, title: label } : {})}
@@ -60,6 +62,30 @@ export function MenuItem({
     >
       {children}
     </DropdownMenu.Item>
+  );
+}
+
+/** One of several. */
+export function MenuChoice<T extends string>({
+  label,
+  value,
+  options,
+  onChoose,
+}: {
+  label: string;
+  value: T;
+  options: readonly (readonly [T, string])[];
+  onChoose: (value: T) => void;
+}) {
+  return (
+    <DropdownMenu.RadioGroup aria-label={label} value={value} onValueChange={(next) => onChoose(next as T)}>
+      <MenuText>{label}</MenuText>
+      {options.map(([key, name]) => (
+        <DropdownMenu.RadioItem key={key} value={key} className={ITEM}>
+          <span aria-hidden="true">{key === value ? "●" : "○"}</span> {name}
+        </DropdownMenu.RadioItem>
+      ))}
+    </DropdownMenu.RadioGroup>
   );
 }
 

@@ -5,7 +5,9 @@ import { useText } from "../text/text";
 import { Icon } from "./icons";
 
 export function failureText(error: unknown, text: Text): string {
-  if (error instanceof ApiError) return error.status === 0 ? text.noServer : error.message;
+  if (error instanceof ApiError) {
+    return error.status === 0 ? text.noServer : (text.problems[error.code] ?? error.message);
+  }
   return error instanceof Error ? error.message : text.somethingFailed;
 }
 

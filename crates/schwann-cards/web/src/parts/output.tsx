@@ -1,17 +1,36 @@
 import { useEffect, useRef, useState, useSyncExternalStore } from "react";
-import { runs } from "../api/client";
+import { type Run, runs } from "../api/client";
 import type { RunState, RunView } from "../runs/run_view";
 import type { Text } from "../text/en";
 import { useFormat, useText } from "../text/text";
 import { Button, buttonClass, IconButton } from "./button";
+import { copyText } from "./clipboard";
 import { Icon } from "./icons";
 
 type Format = ReturnType<typeof useFormat>;
 
+/** How a run is, as the list of runs says it. */
+export function summary(run: Run, text: Text, format: Format): string {
+  if (run.status === "queued") return text.queued;
+  if (run.status === "running") return text.running;
+  const parts: string[] = [];
+  if (run.exit_code !== null && run.exit_code !== undefined) parts.push(text.exitCode(run.exit_code));
+  else if (run.reason) parts.push(text.reasons[run.reason] ?? run.reason);
+  if (run.elapsed_ms !== null && run.elapsed_ms !== undefined) parts.push(format.duration(run.elapsed_ms));
+  return parts.join(", ");
+}
+
 /** In words: how a run is, or how it ended. */
-export function statusText({ status, exit }: RunState, text: Text, format: Format): string {
-  if (status === "gone") return text.outputGone;
-  if (status === "queued") return text.queued;
+export function statusText(
+  { status, exit }: RunState,
+  row: Run | undefined,
+  text: Text,
+  format: Format,
+): string {
+  if (status === "gone") {
+    return row?.status === "finished" ? `${summary(row, text, format)}. ${text.outputGone}` : text.outputGone;
+  }
+  if (status === "queued") return row?.queue_position ? text.queuedBehind(row.queue_position) : text.queued;
   if (status === "running" || !exit) return text.running;
   const parts: string[] = [];
   if (exit.reason !== "exit" && exit.reason !== "signal")
@@ -24,7 +43,7 @@ export function statusText({ status, exit }: RunState, text: Text, format: Forma
 }
 
 /** The line that says how a run is. It is read out when it changes, unlike output. */
-export function Status({ state }: { state: RunState }) {
+export function Status({ state, row }: { state: RunState; row: Run | undefined }) {
   const text = useText();
   const format = useFormat();
   const isGood = state.exit?.reason === "exit" && state.exit.code === 0;
@@ -34,7 +53,7 @@ export function Status({ state }: { state: RunState }) {
     <span className={`flex min-w-0 items-center gap-1.5 text-sm ${color}`}>
       <span aria-hidden="true">{mark}</span>
       <span role="status" className="truncate" data-testid="status">
-        {statusText(state, text, format)}
+        {statusText(state, row, text, format)}
       </span>
       {state.status === "running" && state.startedAt !== undefined && <Clock since={state.startedAt} />}
     </span>
@@ -65,7 +84,7 @@ export function Output({ view, label }: { view: RunView; label: string }) {
     return view.attach(element.current, scroller.current, text.stderr);
   }, [view, text.stderr]);
   const copy = async () => {
-    await navigator.clipboard.writeText(view.text());
+    await copyText(view.text());
     setCopied(true);
     setTimeout(() => setCopied(false), 2000);
   };

@@ -3,20 +3,20 @@ import type { EditorHandle } from "../editor/editor";
 import { useText } from "../text/text";
 import { Button } from "./button";
 import { CardFrame, type CardProps } from "./card_frame";
-import { Conflict } from "./conflict";
-import { Failure } from "./notice";
 import { SavingMark } from "./saving_mark";
+import { SavingTrouble } from "./saving_trouble";
 import { useSaving } from "./use_saving";
 
 const Editor = lazy(() => import("../editor/editor"));
 const Markdown = lazy(() => import("./markdown"));
 
 export function TextCard(props: CardProps) {
-  const { card } = props;
+  const { card, access } = props;
   const text = useText();
-  const saving = useSaving(card);
-  const [editing, setEditing] = useState(card.code === "");
   const editor = useRef<EditorHandle>(null);
+  const saving = useSaving(card, (theirs) => editor.current?.replace(theirs.code));
+  const [wantsEditing, setEditing] = useState(card.code === "");
+  const editing = wantsEditing && access.edit;
   const title = card.title || card.code.split("\n", 1)[0]?.replace(/^#+\s*/, "") || text.untitled;
   const done = () => void saving.save().then((saved) => saved && setEditing(false));
   return (
@@ -26,20 +26,16 @@ export function TextCard(props: CardProps) {
       head={
         <>
           <span className="px-1.5 text-xs font-medium text-muted">{text.addText}</span>
-          <Button look="quiet" onClick={editing ? done : () => setEditing(true)}>
-            {editing ? text.done : text.edit}
-          </Button>
+          {access.edit && (
+            <Button look="quiet" onClick={editing ? done : () => setEditing(true)}>
+              {editing ? text.done : text.edit}
+            </Button>
+          )}
           <SavingMark state={saving.state} />
         </>
       }
     >
-      {saving.state === "conflict" && (
-        <Conflict
-          onMine={() => void saving.keepMine()}
-          onTheirs={() => void saving.takeTheirs().then((theirs) => editor.current?.replace(theirs.code))}
-        />
-      )}
-      <Failure error={saving.error} />
+      <SavingTrouble saving={saving} />
       <Suspense fallback={<p className="p-3 text-muted">{text.loading}</p>}>
         {editing ? (
           <Editor

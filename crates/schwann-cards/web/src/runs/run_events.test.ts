@@ -11,6 +11,7 @@ class Server implements Source {
   status = 200;
   holdReplay: Promise<void> | undefined;
   resetOnce = false;
+  expired = false;
   #stream: ReadableStreamDefaultController<Uint8Array> | undefined;
   #opened: (() => void)[] = [];
 
@@ -35,7 +36,8 @@ class Server implements Source {
     const reset = this.resetOnce;
     this.resetOnce = false;
     await this.holdReplay;
-    if (reset) return new Response('{"type":"reset","after":0}\n');
+    if (this.expired) return new Response('{"type":"reset","reason":"expired"}\n');
+    if (reset) return new Response('{"type":"reset","reason":"cursor"}\n');
     return new Response(now.map((event) => `${JSON.stringify(event)}\n`).join(""));
   }
 
@@ -203,6 +205,24 @@ test("a run that is kept no longer says so, and a reset begins anew", async () =
   const gone = new Screen();
   events.follow(RUN, gone);
   await gone.until((it) => it.gone);
+});
+
+test("output that is not kept any more is asked for once, and what was shown stays", async () => {
+  server.add(2, false);
+  const opened = server.nextOpen();
+  events.start();
+  await opened;
+  events.follow(RUN, screen);
+  await screen.until(({ seen }) => seen.length === 2);
+  server.expired = true;
+  const asked = server.replays.length;
+  // A gap, for which the rest is asked.
+  server.add(2, false);
+  server.add(1);
+  await screen.until(({ gone }) => gone);
+  expect(screen.seen).toEqual([1, 2]);
+  expect(screen.resets).toBe(0);
+  expect(server.replays.slice(asked)).toEqual([2]);
 });
 
 test("a run that nobody here follows is told with its card", async () => {

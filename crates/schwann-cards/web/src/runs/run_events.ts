@@ -9,6 +9,7 @@
  * changed, or the server began anew.
  */
 import { EventStreamParser } from "../api/event_stream";
+import { uniqueWord } from "../api/unique";
 
 export type Reason =
   | "exit"
@@ -45,6 +46,11 @@ export type RunEvent =
     }
   | { readonly seq: number; readonly type: "truncated"; readonly limit_bytes: number }
   | Exit;
+
+/** What a replay says beside the events: that it begins anew, or that nothing is kept. */
+type Notice =
+  | { readonly type: "reset"; readonly reason: "cursor" | "expired" }
+  | { readonly type: "heartbeat" };
 
 /** An event as it comes over the stream of all runs. */
 type SharedEvent = RunEvent & { readonly run_id: string; readonly card_id?: string | null };
@@ -139,7 +145,7 @@ export class RunEvents {
   /** Hands on every event of a run, from its first. Call what is returned to stop. */
   follow(run: string, follower: Follower): () => void {
     // A second follower of a run begins at its first event too.
-    const key = this.#runs.has(run) ? `${run} ${crypto.randomUUID()}` : run;
+    const key = this.#runs.has(run) ? `${run} ${uniqueWord()}` : run;
     const followed = new Followed();
     followed.followers.add(follower);
     this.#runs.set(key, followed);
@@ -326,9 +332,13 @@ export class RunEvents {
   }
 
   #replayed(followed: Followed, line: string): void {
-    const event = parse<RunEvent | { readonly type: "reset" | "heartbeat" }>(line);
+    const event = parse<RunEvent | Notice>(line);
     if (!event || followed.ended) return;
-    if (event.type === "reset") {
+    if (event.type === "reset" && event.reason === "expired") {
+      // Asking again would be answered the same.
+      followed.ended = true;
+      for (const follower of followed.followers) follower.onGone();
+    } else if (event.type === "reset") {
       followed.last = 0;
       followed.again = true;
       for (const follower of followed.followers) follower.onReset();

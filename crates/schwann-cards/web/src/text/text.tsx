@@ -1,9 +1,12 @@
 import { createContext, type ReactNode, useContext, useEffect, useMemo, useState } from "react";
 import { en, type Text } from "./en";
-import { zh } from "./zh";
 
-export const LANGUAGES = { en, zh } as const;
-export type Language = keyof typeof LANGUAGES;
+export type Language = "en" | "zh";
+/** Each in its own words. */
+export const LANGUAGES: readonly (readonly [Language, string])[] = [
+  ["en", "English"],
+  ["zh", "中文"],
+];
 export type Theme = "system" | "light" | "dark";
 
 interface Preferences {
@@ -43,8 +46,21 @@ function firstTheme(): Theme {
   return kept === "light" || kept === "dark" ? kept : "system";
 }
 
-export function PreferencesProvider({ children }: { children: ReactNode }) {
-  const [language, setLanguage] = useState(firstLanguage);
+/** What the page says in a language, fetched if it is not the one that is always here. */
+async function load(language: Language): Promise<Spoken> {
+  return { language, text: language === "zh" ? (await import("./zh")).zh : en };
+}
+
+interface Spoken {
+  readonly language: Language;
+  readonly text: Text;
+}
+
+/** What the page says at first. */
+export const firstSpoken = (): Promise<Spoken> => load(firstLanguage()).catch(() => load("en"));
+
+export function PreferencesProvider({ first, children }: { first: Spoken; children: ReactNode }) {
+  const [{ language, text }, setSpoken] = useState(first);
   const [theme, setTheme] = useState(firstTheme);
   useEffect(() => {
     document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
@@ -55,8 +71,15 @@ export function PreferencesProvider({ children }: { children: ReactNode }) {
     store("theme", theme);
   }, [theme]);
   const value = useMemo(
-    () => ({ text: LANGUAGES[language], language, setLanguage, theme, setTheme }),
-    [language, theme],
+    () => ({
+      text,
+      language,
+      // Without a server the page goes on in the language that it has.
+      setLanguage: (next: Language) => void load(next).then(setSpoken, () => {}),
+      theme,
+      setTheme,
+    }),
+    [text, language, theme],
   );
   return <Context value={value}>{children}</Context>;
 }
