@@ -149,6 +149,54 @@ fn no_package_is_there_in_versions_that_nobody_chose() {
     );
 }
 
+/// Packages of the page that reach a browser: what its lock says of each, by path.
+fn packages_of_the_page() -> BTreeMap<String, Value> {
+    let path = top().join("crates/schwann-cards/web/package-lock.json");
+    let text = std::fs::read_to_string(path).expect("package-lock.json");
+    let mut lock: Value = serde_json::from_str(&text).expect("package-lock.json is JSON");
+    let Value::Object(all) = lock["packages"].take() else { panic!("no packages") };
+    let is_built_in = |path: &str, package: &Value| !path.is_empty() && package["dev"] != true;
+    all.into_iter().filter(|(path, package)| is_built_in(path, package)).collect()
+}
+
+#[test]
+fn every_licence_of_what_is_built_into_the_page_is_allowed() {
+    let mut allowed = list(&rules()["licenses"]["allow"]);
+    // It asks for nothing; no crate has it, so it does not stand in deny.toml.
+    allowed.insert("0BSD".to_owned());
+    let packages = packages_of_the_page();
+    let has = |name: &str| packages.contains_key(&format!("node_modules/{name}"));
+    assert!(has("react-dom") && has("@codemirror/view") && !has("vite"), "the lock is understood");
+    let refused: Vec<_> = packages
+        .iter()
+        .filter(|(_, package)| !is_allowed(text(package, "license"), &allowed))
+        .map(|(path, package)| format!("{path}: {:?}", text(package, "license")))
+        .collect();
+    assert!(refused.is_empty(), "not allowed by deny.toml:\n{}", refused.join("\n"));
+}
+
+#[test]
+fn what_is_built_into_the_page_is_pinned_and_from_the_registry() {
+    for (path, package) in packages_of_the_page() {
+        // Without an address it is npm's registry, or what stands in for it; the sum holds either way.
+        let from = text(&package, "resolved");
+        let registry = from.is_empty() || from.starts_with("https://registry.npmjs.org/");
+        assert!(registry, "{path} comes from `{from}`");
+        assert!(text(&package, "integrity").starts_with("sha512-"), "{path} has no sum");
+    }
+    let path = top().join("crates/schwann-cards/web/package.json");
+    let text = std::fs::read_to_string(path).expect("package.json");
+    let package: Value = serde_json::from_str(&text).expect("package.json is JSON");
+    for list in ["dependencies", "devDependencies"] {
+        for (name, version) in package[list].as_object().expect("a list of packages") {
+            let version = version.as_str().expect("a version");
+            let exact = version.split('.').count() == 3
+                && version.starts_with(|c: char| c.is_ascii_digit());
+            assert!(exact, "{name} is not pinned: `{version}`");
+        }
+    }
+}
+
 #[test]
 fn licence_expressions_are_read_as_spdx() {
     let allowed =

@@ -83,41 +83,44 @@ test("a server killed in mid-run comes back with what was shown, and says what w
   await expect(card.status).toContainText("stopped");
 });
 
-test("a server that was put back to an earlier state is believed: what it has is shown, and nothing else", async ({
-  page,
-  server,
-}) => {
-  await logIn(page, server, server.url);
-  const book = await server.book("Restored", { code: ECHO });
-  await page.goto(`${server.url}/books/${book.id}`);
-  const card = new CardOnPage(page, book.cards[0]?.id);
-  await card.run();
-  await card.expectText("line 1\n\n");
-  const backup = mkdtempSync(join(tmpdir(), "schwann-backup-"));
-  try {
-    cpSync(join(server.folder, "data"), backup, { recursive: true });
-    await card.send("lost");
-    await card.expectText("line 1\nline 2 lost\n\n");
-    await card.send("too");
-    await card.expectText("line 1\nline 2 lost\nline 3 too\n\n");
-    await server.kill();
-    rmSync(join(server.folder, "data"), { recursive: true });
-    cpSync(backup, join(server.folder, "data"), { recursive: true });
-    const asked: string[] = [];
-    page.on("request", (request) => {
-      if (/\/runs\/.*events/.test(request.url())) asked.push(request.url());
-    });
-    await server.start();
-    await expect(card.status).toContainText("lost with the server");
+for (const more of [true, false])
+  test(`a server that was put back to an earlier state is believed, with a cursor ${more ? "beyond" : "at"} the new end`, async ({
+    page,
+    server,
+  }) => {
+    await logIn(page, server, server.url);
+    const book = await server.book("Restored", { code: ECHO });
+    await page.goto(`${server.url}/books/${book.id}`);
+    const card = new CardOnPage(page, book.cards[0]?.id);
+    await card.run();
     await card.expectText("line 1\n\n");
-    expect(
-      asked.some((url) => /after=[1-9]/.test(url)),
-      "asked from where it was",
-    ).toBe(true);
-  } finally {
-    rmSync(backup, { recursive: true, force: true });
-  }
-});
+    const backup = mkdtempSync(join(tmpdir(), "schwann-backup-"));
+    try {
+      cpSync(join(server.folder, "data"), backup, { recursive: true });
+      await card.send("lost");
+      await card.expectText("line 1\nline 2 lost\n\n");
+      if (more) {
+        await card.send("too");
+        await card.expectText("line 1\nline 2 lost\nline 3 too\n\n");
+      }
+      await server.kill();
+      rmSync(join(server.folder, "data"), { recursive: true });
+      cpSync(backup, join(server.folder, "data"), { recursive: true });
+      const asked: string[] = [];
+      page.on("request", (request) => {
+        if (/\/runs\/.*events/.test(request.url())) asked.push(request.url());
+      });
+      await server.start();
+      await expect(card.status).toContainText("lost with the server");
+      await card.expectText("line 1\n\n");
+      expect(
+        asked.some((url) => /after=[1-9]/.test(url)),
+        "asked from where it was",
+      ).toBe(true);
+    } finally {
+      rmSync(backup, { recursive: true, force: true });
+    }
+  });
 
 test("output that is kept no longer is said to be gone, and asked for once", async ({ page, server }) => {
   await logIn(page, server, server.url);

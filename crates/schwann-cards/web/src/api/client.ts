@@ -14,6 +14,8 @@ export type CardCreate = Schemas["CardCreate"];
 export type CardUpdate = Schemas["CardUpdate"];
 export type Run = Schemas["RunPublic"];
 export type Share = Schemas["SharePublic"];
+export type Face = Schemas["Face"];
+export type Follow = Schemas["Follow"];
 export type ShareRole = Schemas["Role"];
 export type User = Schemas["UserPublic"];
 export type ApiToken = Schemas["TokenPublic"];
@@ -165,6 +167,21 @@ export const cards = {
   reorder: (book_id: string, ids: string[]) =>
     data(
       client.POST("/api/v1/books/{book_id}/cards/reorder", { params: { path: { book_id } }, body: { ids } }),
+    ),
+};
+
+export const publications = {
+  /** Publishes the card as it is at this version; 412 if it is at another. */
+  publish: (book_id: string, id: string, version: number, body: Schemas["PublicationUpdate"]) =>
+    data(
+      client.PUT("/api/v1/books/{book_id}/cards/{id}/publication", {
+        params: { path: { book_id, id }, header: { "If-Match": `"${version}"` } },
+        body,
+      }),
+    ),
+  remove: (book_id: string, id: string) =>
+    data(
+      client.DELETE("/api/v1/books/{book_id}/cards/{id}/publication", { params: { path: { book_id, id } } }),
     ),
 };
 

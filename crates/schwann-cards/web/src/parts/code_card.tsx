@@ -27,11 +27,14 @@ import { SavingTrouble } from "./saving_trouble";
 import { useSaving } from "./use_saving";
 
 const Editor = lazy(() => import("../editor/editor"));
+const PublishCard = lazy(() => import("./publish_card").then((it) => ({ default: it.PublishCard })));
 
 /** Output of an earlier run that is larger is shown when it is asked for. */
 const MAX_UNASKED = 2 << 20;
 /** How often a list is read anew while a run in it waits or runs: its place in the queue changes. */
 const UNFINISHED_MS = 2_000;
+/** Wait for the last event of a run that is known to have ended, before it is asked for. */
+const CATCH_UP_MS = 1_500;
 
 export interface CodeCardHandle {
   focus(): void;
@@ -60,6 +63,7 @@ export function CodeCard(props: CodeCardProps) {
   const isReady = useRef(Promise.withResolvers<EditorHandle>());
   const box = useRef<HTMLDivElement>(null);
   const [view, setView] = useState<RunView>();
+  const [publishing, setPublishing] = useState(false);
   const [stopping, setStopping] = useState<string>();
   const history = useQuery({
     queryKey: ["runs", card.id],
@@ -127,6 +131,7 @@ export function CodeCard(props: CodeCardProps) {
   };
   const isConflict = start.error instanceof ApiError && start.error.status === 412;
   const row = all.find(({ id }) => id === view?.run);
+  useCatchingUp(view, row, events);
   useImperativeHandle(ref, () => ({
     // A card that was just made has no editor yet.
     focus: () => void isReady.current.promise.then((it) => it.focus()),
@@ -139,6 +144,13 @@ export function CodeCard(props: CodeCardProps) {
     <CardFrame
       {...props}
       label={text.codeCard(title)}
+      menu={
+        access.own && (
+          <MenuItem onSelect={() => void saving.save().then((saved) => saved && setPublishing(true))}>
+            {text.publish}…
+          </MenuItem>
+        )
+      }
       head={
         <>
           <input
@@ -163,10 +175,20 @@ export function CodeCard(props: CodeCardProps) {
             }}
           />
           <SavingMark state={saving.state} />
+          {card.publication && (
+            <span className="max-w-40 shrink truncate rounded-full border border-line px-2 text-xs text-muted max-sm:hidden">
+              {text.faces[card.publication.face]}: {card.publication.name}
+            </span>
+          )}
         </>
       }
     >
       <SavingTrouble saving={saving} />
+      {publishing && (
+        <Suspense>
+          <PublishCard card={card} open onClose={() => setPublishing(false)} onChanged={props.onChanged} />
+        </Suspense>
+      )}
       <div ref={box} className="min-h-16">
         <Suspense fallback={<p className="p-3 text-muted">{text.loading}</p>}>
           <Editor
@@ -255,6 +277,24 @@ function ended(run: string, events: ReturnType<typeof useEvents>["events"]): Pro
       onGone: () => resolve(false),
     });
   });
+}
+
+/** Reads the end of a run whose row says that it has ended, if nothing else brings it. */
+function useCatchingUp(
+  view: RunView | undefined,
+  row: Run | undefined,
+  events: ReturnType<typeof useEvents>["events"],
+): void {
+  const last = row?.status === "finished" && row.id === view?.run ? row.last_seq : undefined;
+  useEffect(() => {
+    if (!view || last === undefined) return undefined;
+    const check = () => {
+      const { status } = view.snapshot();
+      if (status === "queued" || status === "running") events.catchUp(view.run, last);
+    };
+    const timer = setTimeout(check, CATCH_UP_MS);
+    return () => clearTimeout(timer);
+  }, [view, last, events]);
 }
 
 /** True once the element was near the part of the page that is seen. */
@@ -354,7 +394,14 @@ function History({ all, onChoose }: { all: readonly Run[]; onChoose: (id: string
       {all.length === 0 && <MenuText>{text.noHistory}</MenuText>}
       {all.map((run) => (
         <MenuItem key={run.id} onSelect={() => onChoose(run.id)}>
-          <span className="flex-1">{format.date(run.queued_at)}</span>
+          <span className="flex-1">
+            {format.date(run.queued_at)}
+            {run.face && (
+              <span className="block max-w-60 truncate text-xs text-muted">
+                {text.calledAs(text.faces[run.face], run.caller ?? "")}
+              </span>
+            )}
+          </span>
           <span className="text-xs text-muted">{summary(run, text, format)}</span>
         </MenuItem>
       ))}

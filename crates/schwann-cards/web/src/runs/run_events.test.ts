@@ -225,6 +225,35 @@ test("output that is not kept any more is asked for once, and what was shown sta
   expect(server.replays.slice(asked)).toEqual([2]);
 });
 
+test("an end that never came is fetched, once it is known that there is one", async () => {
+  const opened = server.nextOpen();
+  events.start();
+  await opened;
+  events.follow(RUN, screen);
+  server.add(3);
+  await screen.until(({ seen }) => seen.length === 3);
+  server.push({ seq: 4, type: "exit", reason: "exit", code: 0, signal: null, elapsed_ms: 5 }, false);
+  events.catchUp(RUN, 4);
+  await screen.until(({ ended }) => ended);
+  expect(screen.seen).toEqual(inOrder(4));
+});
+
+test("a run that ended before what was shown of it is shown anew", async () => {
+  const opened = server.nextOpen();
+  events.start();
+  await opened;
+  events.follow(RUN, screen);
+  server.add(3);
+  await screen.until(({ seen }) => seen.length === 3);
+  // The server was put back to an earlier state.
+  server.log = server.log.slice(0, 2);
+  server.push({ seq: 3, type: "exit", reason: "exit", code: 0, signal: null, elapsed_ms: 5 }, false);
+  events.catchUp(RUN, 3);
+  await screen.until(({ ended }) => ended);
+  expect(screen.resets).toBe(1);
+  expect(screen.seen).toEqual(inOrder(3));
+});
+
 test("a run that nobody here follows is told with its card", async () => {
   const opened = server.nextOpen();
   const started = new Promise((resolve) => {

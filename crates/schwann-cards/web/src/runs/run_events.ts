@@ -157,6 +157,21 @@ export class RunEvents {
     };
   }
 
+  /**
+   * Reads on in a run that has ended with this id, as was heard elsewhere. What was shown beyond
+   * that id is of a server that has since been put back to an earlier state: it begins anew.
+   */
+  catchUp(run: string, last: number): void {
+    for (const [key, followed] of this.#runs) {
+      if (followed.ended || (key !== run && !key.startsWith(`${run} `))) continue;
+      if (followed.last >= last) {
+        followed.last = 0;
+        for (const follower of followed.followers) follower.onReset();
+      }
+      this.#fill(key, followed);
+    }
+  }
+
   readonly #online = (): void => this.#wake?.();
 
   #told(told: Told): void {
