@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     api,
+    metrics::CardsMetrics,
     moment::Moment,
     password::{self, Passwords},
     published::{Beside, Publishing},
@@ -124,6 +125,11 @@ impl Application {
     /// The application as a handler of the core.
     pub fn handler(&self) -> impl Handler + Clone {
         Served::new(self.router.clone())
+    }
+
+    /// What happens in it, as numbers.
+    pub fn metrics(&self) -> CardsMetrics {
+        CardsMetrics::new(self.app.runs.clone())
     }
 
     /// Closes the database, once nobody is served any more.

@@ -9,6 +9,7 @@ pub mod framing;
 mod input;
 mod language;
 mod log_file;
+mod metrics;
 mod moment;
 mod notebook;
 mod outlet;
@@ -29,6 +30,7 @@ mod signed_in;
 mod store;
 
 pub use self::app::{Application, StartError};
+pub use self::metrics::CardsMetrics;
 pub use self::outlet::{CallingRun, Outlet};
 pub use self::published::{
     Beside, Mount, Place, PublishedCall, PublishedCard, PublishedError, PublishedRun, Refused,

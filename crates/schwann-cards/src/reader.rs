@@ -8,6 +8,7 @@ use bytes::{Buf as _, Bytes};
 use tokio::sync::watch;
 
 use crate::{
+    metrics::ReaderGuard,
     record::{self, Entry, Framed},
     run_log::{LogError, RunLog, Tail, TailState},
 };
@@ -21,6 +22,7 @@ pub struct Reader {
     offset: u64,
     follow: bool,
     beyond_end: bool,
+    _counted: ReaderGuard,
 }
 
 /// Some records. Those that are not taken are given again by the next
@@ -43,7 +45,8 @@ impl Reader {
         let beyond_end = after > seen.seq;
         let after = if beyond_end { 0 } else { after };
         let offset = if after == seen.seq { seen.offset } else { log.place(after) };
-        Self { log, tail, after, offset, follow, beyond_end }
+        let _counted = log.counters().reader();
+        Self { log, tail, after, offset, follow, beyond_end, _counted }
     }
 
     /// True if the cursor was beyond the end of the log, so that what the

@@ -26,6 +26,7 @@ use uuid::Uuid;
 
 use crate::{
     log_file::{self, FIRST, LogFile, STRIDE},
+    metrics::Counters,
     reader::Reader,
     record::{self, Channel, Entry, Exit, MAX_DATA, Reason, Record},
 };
@@ -124,6 +125,7 @@ pub struct RunLogs(Arc<Folder>);
 struct Folder {
     path: PathBuf,
     retention: Retention,
+    counters: Counters,
     /// Logs that are written by this server; none while one is being made.
     live: Mutex<HashMap<Uuid, Option<Arc<RunLog>>>>,
     /// Logs that have ended and are being read.
@@ -159,6 +161,7 @@ pub enum TailState {
 /// One run's log, as readers see it.
 pub struct RunLog {
     file: Arc<LogFile>,
+    counters: Counters,
     tail: watch::Sender<Tail>,
     recent: Mutex<Recent>,
 }
@@ -233,7 +236,8 @@ impl RunLogs {
         }
         let (live, stored, owed) = (Mutex::default(), Mutex::default(), Mutex::default());
         let lock = Mutex::new(Some(lock));
-        Ok(Self(Arc::new(Folder { path, retention, live, stored, owed, lock })))
+        let counters = Counters::default();
+        Ok(Self(Arc::new(Folder { path, retention, counters, live, stored, owed, lock })))
     }
 
     /// Leaves the folder to another server. From here on nothing is made and
@@ -270,7 +274,7 @@ impl RunLogs {
         })
         .await?;
         let tail = Tail { seq: 0, offset: FIRST, state: TailState::Open };
-        let log = Arc::new(RunLog::new(file, tail));
+        let log = Arc::new(RunLog::new(file, tail, &self.0.counters));
         lock(&self.0.live).insert(run, Some(Arc::clone(&log)));
         let shared = Arc::new(Writing {
             log,
@@ -342,6 +346,10 @@ impl RunLogs {
         blocking(move || fs::remove_file(path)).await?;
         drop(writer);
         Ok(())
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.0.counters
     }
 
     /// How a run ended, if its log has its last record.
@@ -418,7 +426,10 @@ impl Folder {
             let scan = file.scan()?;
             let ended = scan.exit.is_some();
             let state = if ended { TailState::Ended } else { TailState::Failed };
-            let log = RunLog::new(file, Tail { seq: scan.seq, offset: scan.offset, state });
+            let log = {
+                let tail = Tail { seq: scan.seq, offset: scan.offset, state };
+                RunLog::new(file, tail, &self.counters)
+            };
             lock(&log.recent).index = scan.index;
             let log = Arc::new(log);
             if ended {
@@ -475,8 +486,18 @@ impl Folder {
 }
 
 impl RunLog {
-    fn new(file: LogFile, tail: Tail) -> Self {
-        Self { file: Arc::new(file), tail: watch::Sender::new(tail), recent: Mutex::default() }
+    fn new(file: LogFile, tail: Tail, counters: &Counters) -> Self {
+        let (file, tail, counters) = (Arc::new(file), watch::Sender::new(tail), counters.clone());
+        Self { file, counters, tail, recent: Mutex::default() }
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Id of the last record that is on disk; 0 if there is none.
+    pub fn last_seq(&self) -> u64 {
+        self.tail.borrow().seq
     }
 
     /// How far it has come, now and from now on.
@@ -561,6 +582,7 @@ impl LogWriter {
     ///
     /// If the future is dropped, some of the output may have been added.
     pub async fn output(&self, channel: Channel, mut bytes: Bytes) -> Result<(), LogError> {
+        self.shared.log.counters.output(&bytes);
         while !bytes.is_empty() {
             self.wait_for_room().await?;
             let at_ms = self.at_ms();
@@ -742,6 +764,7 @@ async fn commit(writing: Arc<Writing>, making: Arc<Making>) {
         });
         tail.state = match written.await {
             Ok(()) => {
+                writing.log.counters.synced(frames.len());
                 tail.offset += frames.len() as u64;
                 state
             }

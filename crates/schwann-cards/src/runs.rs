@@ -25,12 +25,13 @@ use uuid::Uuid;
 
 use crate::{
     language::Languages,
+    metrics::Counters,
     moment::Moment,
     outlet::Outlet,
     problem::Problem,
     reader::Reader,
     record::{Exit, Of, Reason, Start},
-    run_log::{LogError, LogWriter, Recovered, Retention, RunLogs, TailState, folder_in},
+    run_log::{LogError, LogWriter, Recovered, Retention, RunLog, RunLogs, TailState, folder_in},
     runner::{self, Handle, Job, Outcome},
     settings::CardsSettings,
     store::{
@@ -88,6 +89,8 @@ struct State {
     /// In the order in which they came.
     waiting: VecDeque<Waiting>,
     active: HashMap<Uuid, Active>,
+    /// The last that have left `active`, and the ids of their last records.
+    left: VecDeque<(Uuid, u64)>,
     /// Ends that the database could not take yet.
     unsettled: Vec<(Uuid, RunEnd)>,
 }
@@ -101,6 +104,7 @@ struct Waiting {
 
 struct Active {
     owner: Uuid,
+    log: Arc<RunLog>,
     /// None while its program is being started.
     handle: Option<Handle>,
     /// What its program is told, at once or as soon as it has started.
@@ -304,7 +308,7 @@ impl Runs {
                 Some(ended) => run_end(&ended.exit, ended.last_seq, false),
                 None => run_end(&Exit::without_program(Reason::ServerRestart), 0, false),
             };
-            inner.store.finish_run(run.id, &end, Moment::now()).await?;
+            inner.note_end(run.id, &end).await?;
         }
         Ok(())
     }
@@ -314,7 +318,30 @@ impl Runs {
     pub(crate) async fn start(&self, wanted: Wanted) -> Result<(Run, bool), Problem> {
         let inner = Arc::clone(&self.0);
         let started = tokio::spawn(async move { inner.start(wanted, None).await });
-        started.await.map_err(Problem::internal)?
+        let started = started.await.map_err(Problem::internal)?;
+        started.inspect_err(|problem| self.counters().refused(problem.code()))
+    }
+
+    /// Id of the last record that readers of this run can have by now, if it is written here.
+    pub(crate) fn last_seq(&self, run: Uuid) -> Option<u64> {
+        let state = lock(&self.0.state);
+        let waiting = || state.waiting.iter().find(|waiting| waiting.run.id == run);
+        let written = state.active.get(&run).map(|active| &active.log);
+        match written.or_else(|| waiting().map(|waiting| waiting.writer.log())) {
+            Some(log) => Some(log.last_seq()),
+            // Between two looks of whoever asks, at the row and here, it may have ended.
+            None => state.left.iter().find(|(left, _)| *left == run).map(|(_, seq)| *seq),
+        }
+    }
+
+    /// How many runs run now, and how many wait.
+    pub(crate) fn load(&self) -> (usize, usize) {
+        let state = lock(&self.0.state);
+        (state.active.len(), state.waiting.len())
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        self.0.logs.counters()
     }
 
     /// As [`start`](Self::start), of a run whose input is for the caller to give: the receiver gets its program once it has started.
@@ -326,7 +353,8 @@ impl Runs {
         let inner = Arc::clone(&self.0);
         let (feeder, started) = oneshot::channel();
         let accepted = tokio::spawn(async move { inner.start(wanted, Some(feeder)).await });
-        let (run, _) = accepted.await.map_err(Problem::internal)??;
+        let accepted = accepted.await.map_err(Problem::internal)?;
+        let (run, _) = accepted.inspect_err(|problem| self.counters().refused(problem.code()))?;
         Ok((run, started))
     }
 
@@ -417,6 +445,18 @@ impl Runs {
         }
         self.0.logs.remove(run).await.map_err(log_problem)?;
         Ok(true)
+    }
+}
+
+impl State {
+    fn leave(&mut self, run: Uuid) {
+        /// Far more than can end between two looks.
+        const MANY: usize = 256;
+        let Some(active) = self.active.remove(&run) else { return };
+        if self.left.len() == MANY {
+            self.left.pop_front();
+        }
+        self.left.push_back((run, active.log.last_seq()));
     }
 }
 
@@ -553,7 +593,8 @@ impl Inner {
                 let next = (0..state.waiting.len()).min_by_key(|at| running(&state.waiting[*at]));
                 let Some(waiting) = next.and_then(|at| state.waiting.remove(at)) else { return };
                 let owner = waiting.run.owner_id;
-                let active = Active { owner, handle: None, cancel: None, input_closed: false };
+                let log = Arc::clone(waiting.writer.log());
+                let active = Active { owner, log, handle: None, cancel: None, input_closed: false };
                 state.active.insert(waiting.run.id, active);
                 waiting
             };
@@ -567,9 +608,11 @@ impl Inner {
         writer: LogWriter,
         feeder: Option<oneshot::Sender<Handle>>,
     ) {
-        let outcome = match self.store.begin_run(run.id, Moment::now()).await {
+        let begun = self.store.begin_run(run.id, Moment::now()).await;
+        let outcome = match begun {
             Ok(true) => match self.job(&run) {
                 Ok(job) => {
+                    self.logs.counters().started();
                     let registered = Arc::clone(&self);
                     let id = run.id;
                     let closed = job.stdin.is_some() || feeder.is_some();
@@ -595,7 +638,7 @@ impl Inner {
             }
         };
         self.settle(run.id, &outcome).await;
-        lock(&self.state).active.remove(&run.id);
+        lock(&self.state).leave(run.id);
         self.left.notify_waiters();
         self.dispatch();
     }
@@ -688,10 +731,18 @@ impl Inner {
     async fn settle(&self, run: Uuid, outcome: &Outcome) {
         let Some(last_seq) = outcome.last_seq else { return };
         let end = run_end(&outcome.exit, last_seq, outcome.truncated);
-        if let Err(error) = self.store.finish_run(run, &end, Moment::now()).await {
+        if let Err(error) = self.note_end(run, &end).await {
             error!(%run, %error, "the end of a run cannot be noted yet");
             lock(&self.state).unsettled.push((run, end));
         }
+    }
+
+    async fn note_end(&self, run: Uuid, end: &RunEnd) -> Result<(), StoreError> {
+        // One that was noted before is not counted again.
+        if self.store.finish_run(run, end, Moment::now()).await? {
+            self.logs.counters().ended(end.reason);
+        }
+        Ok(())
     }
 
     async fn settle_recovered(&self, recovered: Vec<Recovered>) {
@@ -705,7 +756,7 @@ impl Inner {
     async fn tend(self: &Arc<Self>) {
         let unsettled = std::mem::take(&mut lock(&self.state).unsettled);
         for (run, end) in unsettled {
-            if let Err(error) = self.store.finish_run(run, &end, Moment::now()).await {
+            if let Err(error) = self.note_end(run, &end).await {
                 warn!(%run, %error, "the end of a run cannot be noted yet");
                 lock(&self.state).unsettled.push((run, end));
             }
@@ -778,7 +829,7 @@ pub(crate) fn of(run: &Run) -> Of {
 fn run_end(exit: &Exit, last_seq: u64, truncated: bool) -> RunEnd {
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     RunEnd {
-        reason: exit.reason.as_str().to_owned(),
+        reason: exit.reason.as_str(),
         exit_code: exit.code.map(i64::from),
         signal: exit.signal.map(i64::from),
         elapsed_ms: Some(number(exit.elapsed_ms)),

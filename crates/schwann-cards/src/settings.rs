@@ -17,6 +17,9 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 pub struct CardsSettings {
     /// Where it listens. Default: `127.0.0.1:8080`.
     pub listen: SocketAddr,
+    /// Where its metrics are read, if anywhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<SocketAddr>,
     /// The folder of the database and of what runs print. Default: `schwann-data`.
     pub data: PathBuf,
     /// A PostgreSQL database, as `postgres://…`. Without one: SQLite in the data folder.
@@ -133,6 +136,7 @@ impl Default for CardsSettings {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            metrics: None,
             data: PathBuf::from("schwann-data"),
             database: None,
             first_superuser: "admin@example.com".to_owned(),

@@ -152,6 +152,9 @@ pub(crate) struct CardsArgs {
     /// Where to listen; port 0 picks a free one.
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
+    /// Where metrics are served, in Prometheus text form.
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<String>,
     /// The folder of the database and of what runs print.
     #[arg(long, value_name = "DIR")]
     data: Option<String>,
@@ -272,6 +275,7 @@ impl Cli {
             Command::Axon(args) => args.flags(&mut flags),
             Command::Cards(args) => {
                 add(&mut flags, "cards.listen", "--listen", &args.listen);
+                add(&mut flags, "cards.metrics", "--metrics", &args.metrics);
                 add(&mut flags, "cards.data", "--data", &args.data);
             }
             Command::Etl(args) => {

@@ -32,6 +32,7 @@ pub(crate) struct Serving {
     application: Application,
     listener: TcpListener,
     address: SocketAddr,
+    metrics: Option<(TcpListener, SocketAddr)>,
     email: String,
     password: Option<String>,
     server: Server,
@@ -47,6 +48,10 @@ impl Serving {
         let stop = Stop::listen()?;
         // First, so that a second server does not touch the data of the first.
         let (listener, address) = bind(settings.listen, flag).await?;
+        let metrics = match settings.metrics {
+            Some(address) => Some(bind(address, "--metrics").await?),
+            None => None,
+        };
         let data = settings.data.display().to_string();
         let mut application = Application::start(settings).await.map_err(|error| {
             Problem::failed(chain(&error)).hint(format!(
@@ -54,7 +59,7 @@ impl Serving {
             ))
         })?;
         let password = application.first_password();
-        Ok(Self { application, listener, address, email, password, server, stop })
+        Ok(Self { application, listener, address, metrics, email, password, server, stop })
     }
 
     /// What is said as JSON.
@@ -63,6 +68,9 @@ impl Serving {
             "url": format!("http://{}", self.address),
             "port": self.address.port(),
         });
+        if let Some(metrics) = self.metrics() {
+            said["metrics"] = metrics.into();
+        }
         if let Some(password) = &self.password {
             said["first_superuser"] = json!({"email": self.email, "password": password});
         }
@@ -78,12 +86,24 @@ impl Serving {
                 self.email
             ));
         }
+        if let Some(metrics) = self.metrics() {
+            text.push_str(&format!("\nmetrics of cards: {metrics}"));
+        }
         text
+    }
+
+    fn metrics(&self) -> Option<String> {
+        self.metrics.as_ref().map(|(_, at)| format!("http://{at}/metrics"))
     }
 
     /// Serves until SIGTERM or Ctrl-C, and then until the requests under way have ended. A second signal does not wait for them.
     pub(crate) async fn until_stopped(self) -> Result<(), Problem> {
-        let Self { application, listener, server, stop, .. } = self;
+        let Self { application, listener, metrics, server, stop, .. } = self;
+        if let Some((listener, _)) = metrics {
+            let (metrics, stopping) = (application.metrics(), stop.clone());
+            let server = Server { max_connections: 16, ..Server::default() };
+            tokio::spawn(async move { server.run(listener, metrics, stopping.reached(1)).await });
+        }
         let wait = server.drain_timeout;
         let first = stop.clone();
         let stopping = async move {

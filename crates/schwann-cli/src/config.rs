@@ -75,6 +75,7 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("etl.stall_timeout", "\"60s\""),
     ("etl.drain_timeout", "\"25s\""),
     ("cards.listen", "\"127.0.0.1:8080\""),
+    ("cards.metrics", "\"127.0.0.1:9093\""),
     ("cards.data", "\"/var/lib/schwann/cards\""),
     ("cards.database", "\"postgres://schwann@localhost/schwann\""),
     ("cards.first_superuser", "\"admin@example.com\""),

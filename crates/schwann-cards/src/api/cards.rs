@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    api::{BookPath, CardPath, Message, publications::PublicationPublic},
+    api::{BookPath, CardPath, Message, publications::PublicationPublic, run_shapes::last_seq},
     app::App,
     input::{
         Complaint, Fields, Input, Json as Body, Page, Read, any_object, choice, id, integer, text,
@@ -23,6 +23,7 @@ use crate::{
     moment::Moment,
     problem::{Fault, Problem, Step},
     published::Publishing,
+    runs::Runs,
     signed_in::SignedIn,
     store::{Access, Card, CardChange, CardError, CardKind, NewCard, Publication, Run, RunStatus},
 };
@@ -223,7 +224,8 @@ impl App {
 
     /// A card as its clients see it.
     async fn public(&self, card: Card) -> Result<CardPublic, Problem> {
-        let run = self.store.last_run(card.id).await?.map(LastRun::from);
+        let run = self.store.last_run(card.id).await?;
+        let run = run.map(|run| LastRun::new(&self.runs, run));
         let publication = self.store.publication(card.id).await?;
         Ok(CardPublic::new(card, run).published(&self.publishing, publication))
     }
@@ -255,9 +257,10 @@ impl CardPublic {
     }
 }
 
-impl From<Run> for LastRun {
-    fn from(run: Run) -> Self {
+impl LastRun {
+    fn new(runs: &Runs, run: Run) -> Self {
         Self {
+            last_seq: last_seq(runs, &run),
             id: run.id,
             status: run.status,
             reason: run.reason,
@@ -267,7 +270,6 @@ impl From<Run> for LastRun {
             started_at: run.started_at,
             finished_at: run.finished_at,
             elapsed_ms: run.elapsed_ms,
-            last_seq: run.last_seq,
         }
     }
 }
@@ -319,7 +321,7 @@ pub(crate) async fn list(app: &App, book_id: Uuid, page: Page) -> Result<CardsPu
         .last_runs(book_id)
         .await?
         .into_iter()
-        .filter_map(|run| Some((run.card_id?, LastRun::from(run))))
+        .filter_map(|run| Some((run.card_id?, LastRun::new(&app.runs, run))))
         .collect();
     let mut publications = app.store.publications(book_id).await?;
     let public = cards.into_iter().map(|card| {

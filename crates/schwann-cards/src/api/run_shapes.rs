@@ -54,7 +54,7 @@ pub(crate) struct RunPublic {
     stderr_bytes: i64,
     /// Whether it printed more than is kept.
     truncated: bool,
-    /// Id of its last record, once it is finished.
+    /// Id of its last record so far, and of the last of all once it is finished.
     last_seq: i64,
     /// What was run.
     code: String,
@@ -404,10 +404,12 @@ impl CardRun {
 }
 
 pub(super) fn public(runs: &Runs, run: Run) -> RunPublic {
+    let last_seq = last_seq(runs, &run);
     let request: RunRequest = serde_json::from_value(run.request).unwrap_or_default();
     RunPublic {
         face: request.face,
         caller: request.caller,
+        last_seq,
         queue_position: match run.status {
             RunStatus::Queued => runs.position(run.id),
             RunStatus::Running | RunStatus::Finished => None,
@@ -429,9 +431,19 @@ pub(super) fn public(runs: &Runs, run: Run) -> RunPublic {
         stdout_bytes: run.stdout_bytes,
         stderr_bytes: run.stderr_bytes,
         truncated: run.truncated,
-        last_seq: run.last_seq,
         code: run.code,
         language: run.language,
         sandbox: run.sandbox,
+    }
+}
+
+/// Id of a run's last record: so far, or of all.
+pub(super) fn last_seq(runs: &Runs, run: &Run) -> i64 {
+    match run.status {
+        RunStatus::Finished => run.last_seq,
+        // The row has it only at the end.
+        RunStatus::Queued | RunStatus::Running => {
+            runs.last_seq(run.id).map_or(run.last_seq, |seq| i64::try_from(seq).unwrap_or(i64::MAX))
+        }
     }
 }

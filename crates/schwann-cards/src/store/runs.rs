@@ -149,7 +149,7 @@ pub(crate) enum SaveAndRunError {
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RunEnd {
-    pub(crate) reason: String,
+    pub(crate) reason: &'static str,
     pub(crate) exit_code: Option<i64>,
     pub(crate) signal: Option<i64>,
     pub(crate) elapsed_ms: Option<i64>,
@@ -458,7 +458,7 @@ impl Store {
              truncated = $10, last_seq = $11 WHERE id = $12 AND status <> 'finished'",
         )
         .bind(at.millis())
-        .bind(&end.reason)
+        .bind(end.reason)
         .bind(end.exit_code)
         .bind(end.signal)
         .bind(end.elapsed_ms)

@@ -133,6 +133,11 @@ impl Site {
         Self::serve(data, postgres, settings, beside).await
     }
 
+    /// What is counted, in text form.
+    pub(crate) fn metrics(&self) -> String {
+        self.application.metrics().text()
+    }
+
     /// The data folder.
     pub(crate) fn data(&self) -> &Path {
         self.data.path()

@@ -392,6 +392,93 @@ async fn runs_wait_their_turn_and_can_be_cancelled_there() {
 }
 
 #[tokio::test]
+async fn how_far_a_run_has_come_is_told_while_it_goes_on() {
+    let desk = Desk::new().await;
+    let card = desk.card("while read x; do echo $x; done").await;
+    let mut run = desk.run(&card, "application/x-ndjson").await;
+    let id = run.run();
+    run.until("\"type\":\"start\"").await;
+    let mut seen = 1;
+    for line in ["one", "two", "three"] {
+        assert_eq!(desk.stdin(&id, "", format!("{line}\n")).await.status, 202);
+        let text = run.until(&format!("\"{line}\\n\"")).await;
+        let shown = records(text).last().unwrap()["seq"].as_u64().unwrap();
+        let known = desk.site.get(&format!("/runs/{id}"), &desk.token).await.expect(200);
+        assert_eq!((&known["status"], &known["last_seq"]), (&json!("running"), &json!(shown)));
+        let list = desk.site.get("/runs/?status=running", &desk.token).await.expect(200);
+        assert_eq!(list["data"][0]["last_seq"], shown);
+        let card = desk.site.get(&card, &desk.token).await.expect(200);
+        assert_eq!(card["last_run"]["last_seq"], shown);
+        assert!(shown > seen);
+        seen = shown;
+    }
+    assert_eq!(desk.stdin(&id, "?eof=true", "").await.status, 202);
+    let last = records(&run.rest().await).last().unwrap()["seq"].clone();
+    // Before the row has it as well as after.
+    let known = desk.site.get(&format!("/runs/{id}"), &desk.token).await.expect(200);
+    assert_eq!(known["last_seq"], last);
+    assert_eq!(desk.ended(&id).await["last_seq"], last);
+}
+
+#[tokio::test]
+async fn what_runs_do_is_counted() {
+    let site = Site::start_with(|settings| {
+        settings.sandbox = Some(Sandbox::None);
+        settings.max_running = 1;
+        settings.max_queued = 1;
+    })
+    .await;
+    let desk = Desk::at(site).await;
+    let first = desk.card("echo one; echo two >&2; printf three; read x").await;
+    let mut running = desk.run(&first, "text/plain").await;
+    running.until("three").await;
+    let second = desk.card("exit 3").await;
+    let waiting = desk.accept(&second, json!({})).await.expect(202);
+    desk.accept(&desk.card("true").await, json!({})).await.refusal(429);
+    let counted = desk.site.metrics();
+    for (name, value) in [
+        ("running", 1),
+        ("queued", 1),
+        ("readers", 1),
+        ("runs_started_total", 1),
+        ("runs_refused_total{code=\"queue_full\"}", 1),
+        ("output_bytes_total", 13),
+        ("output_lines_total", 2),
+    ] {
+        let line = format!("\nschwann_cards_{name} {value}\n");
+        assert!(counted.contains(&line), "no {line:?} in {counted}");
+    }
+    desk.cancel(&running.run(), json!({"signal": "KILL"})).await.expect(202);
+    running.rest().await;
+    desk.ended(waiting["id"].as_str().unwrap()).await;
+    for (name, value) in [
+        ("running", 0),
+        ("queued", 0),
+        ("readers", 0),
+        ("runs_started_total", 2),
+        ("runs_ended_total{reason=\"cancelled\"}", 1),
+        ("runs_ended_total{reason=\"exit\"}", 1),
+    ] {
+        let line = format!("\nschwann_cards_{name} {value}\n");
+        // A run leaves its place a moment after its row is written.
+        let told = async {
+            while !desk.site.metrics().contains(&line) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let told = tokio::time::timeout(Duration::from_secs(60), told).await;
+        told.unwrap_or_else(|_| panic!("no {line:?} in {}", desk.site.metrics()));
+    }
+    let counted = desk.site.metrics();
+    let of = |name: &str| -> u64 {
+        let line = counted.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().parse().unwrap()
+    };
+    assert!(of("schwann_cards_log_syncs_total") >= 4);
+    assert!(of("schwann_cards_log_bytes_total") > 13);
+}
+
+#[tokio::test]
 async fn a_card_that_runs_is_not_run_twice_unless_it_is_asked_for() {
     let desk = Desk::new().await;
     let card = desk.card("echo on; read x").await;

@@ -559,6 +559,20 @@ fn cards_say_the_first_password_once_and_keep_it() {
 }
 
 #[test]
+fn cards_are_counted_on_a_port_of_their_own() {
+    let args = ["cards", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--json"];
+    let cards = Axon::run(tempfile::tempdir().unwrap(), &args);
+    let url = cards.ready["metrics"].as_str().unwrap();
+    let address = url.strip_prefix("http://").unwrap().strip_suffix("/metrics").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+    assert!(text.contains("\nschwann_cards_running 0\n") && text.contains("# EOF"), "{text}");
+}
+
+#[test]
 fn up_serves_cards_beside_the_axon() {
     let folder = tempfile::tempdir().unwrap();
     let up =
