@@ -16,6 +16,7 @@ use crate::{
     top,
 };
 
+mod cards;
 mod etl;
 mod part;
 mod table;
@@ -93,6 +94,7 @@ pub(crate) fn run(wish: &Wish) -> Result<ExitCode> {
         bench.fan_out()?;
     }
     bench.etl()?;
+    bench.cards()?;
     if bench.rows.is_empty() {
         bail!("nothing is called {}", wish.only.as_deref().unwrap_or_default());
     }
@@ -164,8 +166,9 @@ impl Sample {
 impl<'a> Bench<'a> {
     fn new(wish: &'a Wish) -> Result<Self> {
         let samples = wish.samples.unwrap_or(if wish.quick { 3 } else { 7 }).max(1);
-        let only_etl = wish.only.as_ref().is_some_and(|only| only.starts_with("etl"));
-        let synapse = if only_etl { None } else { Some(Synapse::new(wish)?) };
+        let other = |only: &String| only.starts_with("etl") || only.starts_with("cards");
+        let synapse =
+            if wish.only.as_ref().is_some_and(other) { None } else { Some(Synapse::new(wish)?) };
         Ok(Self { wish, samples, synapse, rows: Vec::new() })
     }
 
@@ -613,6 +616,7 @@ fn goals(rows: &[Row]) -> Vec<Goal> {
         }));
     }
     goals.extend(etl::goals(rows));
+    goals.extend(cards::goals(rows));
     if let Some(row) = rows
         .iter()
         .find(|row| row.measure == "fan-out-slow" && row.label == Subject::Schwann.name())

@@ -90,6 +90,11 @@ impl Row {
         self.seen.iter().filter_map(|seen| seen[what].as_f64()).fold(0.0, f64::max)
     }
 
+    /// The median of what the samples saw of this, if they looked at it.
+    pub(crate) fn typical(&self, what: &str) -> Option<f64> {
+        median(self.seen.iter().filter_map(|seen| seen[what].as_f64()).collect())
+    }
+
     /// What is to be said besides numbers: statuses, where not all are the same.
     fn remark(&self) -> String {
         if self.measure == super::etl::PARALLEL {
@@ -99,7 +104,7 @@ impl Row {
             return format!("/health within {most:.1} ms, most often {middle:.1}");
         }
         if self.measure != "fan-out-slow" {
-            return String::new();
+            return super::cards::remark(self).unwrap_or_default();
         }
         format!("{:.0} % in time", self.share_of("200") * 100.0)
     }
@@ -272,6 +277,13 @@ alternate; the middle column is their median, and the ratios are medians of rati
 * **ETL**: our server with a builtin transform and default settings; a hyper server that sends each body back; and the
   FastAPI and the threaded server of AIStore's SDK 2.0.0 with the same transforms (`interop/etl/reference_app.py`). Per MB
   is per million bytes of the object: 1000 µs per MB is 1 s per GB. Python's 1 GiB is 256 MiB.
+* **Cards**: our application with default settings, room for 256 runs at once, the sandbox that this machine has, SQLite and
+  a log on disk; a hyper server that sends what the program prints, read from a pipe; and FastAPI's `StreamingResponse` over
+  an asyncio subprocess, or over a thread's (`interop/cards/naive_server.py`). The last three have no account, no sandbox and no log. All
+  run the same program with the same interpreter, and send plain text; *events* are server-sent events. What is counted is the server's own
+  process, for all of them; the program's time is said beside it, with ours that of the sandbox's processes as well. Python gets fewer lines.
+  *Write to read* is from the program's `write` to the client's `read` by the same clock, the log's `fdatasync` between them; each
+  number is the median of the samples'.
 * *Junk* is what must not cost more than a good request: the ratio is to that.
 
 `cargo xtask bench --only axon --quick` for a first look; `--json` has every sample.
