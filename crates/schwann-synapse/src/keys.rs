@@ -686,7 +686,7 @@ impl KeyCache {
         }
     }
 
-    /// How many keys that are served often may have a table of 380 KB, with which to verify costs half: 64 unless told
+    /// How many keys that are served often may have a table of 655 KB, with which to verify costs half: 64 unless told
     /// otherwise.
     #[must_use]
     pub fn tables(mut self, limit: usize) -> KeyCache {
@@ -758,7 +758,7 @@ impl KeyCache {
     }
 
     /// Counts that a request of this key was served. One that is served [`OFTEN`](Self::OFTEN) is verified at half the
-    /// cost from then on, if it is sr25519; the call that makes it so takes half a millisecond.
+    /// cost from then on, if it is sr25519; the call that makes it so takes a millisecond.
     pub fn served(&self, key: &PublicKey) {
         if let Point::Sr25519(key) = &key.point {
             self.tables.served(key);
