@@ -362,8 +362,8 @@ impl Envelope {
             let envelope = Self { dendrite: dendrite.clone(), axon: axon.clone(), ..self.clone() };
             return envelope.join(name, own).to_json();
         }
-        // Two ends with a key and a signature, and some room for the own fields.
-        let mut out = String::with_capacity(1280);
+        // Two ends with a key and a signature, and some room for the own fields: the most that malloc keeps at hand.
+        let mut out = String::with_capacity(1024);
         let mut body = CompactObject::begin(&mut out);
         body.text("name", Some(name));
         body.float("timeout", self.timeout)?;

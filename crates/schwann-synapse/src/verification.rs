@@ -68,9 +68,12 @@ impl<const WIDTH: usize> Table<WIDTH> {
     /// What adds up to the point's product with a scalar, which must be reduced: every [`Scalar`] made here is.
     fn terms(&self, scalar: &Scalar) -> impl Iterator<Item = Term> {
         let places = self.multiples.chunks_exact(Self::PER_PLACE);
-        digits::<WIDTH>(scalar).zip(places).filter_map(|(digit, multiples)| {
-            let multiple = multiples.get((digit.unsigned_abs() as usize).checked_sub(1)?)?;
-            Some(if digit > 0 { Term::Plus(*multiple) } else { Term::Minus(*multiple) })
+        digits::<WIDTH>(scalar).zip(places).map(|(digit, multiples)| {
+            match multiples.get((digit.unsigned_abs() as usize).wrapping_sub(1)) {
+                Some(multiple) if digit > 0 => Term::Plus(*multiple),
+                Some(multiple) => Term::Minus(*multiple),
+                None => Term::Nothing,
+            }
         })
     }
 }
@@ -79,6 +82,7 @@ impl<const WIDTH: usize> Table<WIDTH> {
 enum Term {
     Plus(RistrettoPoint),
     Minus(RistrettoPoint),
+    Nothing,
 }
 
 /// The sum of two products, of both tables' points.
@@ -88,12 +92,13 @@ fn sum_of_products(
     key: &Table<KEY_WIDTH>,
     challenge: &Scalar,
 ) -> RistrettoPoint {
-    let mut terms = Vec::with_capacity(Table::<BASE_WIDTH>::PLACES + Table::<KEY_WIDTH>::PLACES);
-    terms.extend(base.terms(scalar));
-    terms.extend(key.terms(challenge));
-    terms.iter().fold(RistrettoPoint::identity(), |sum, term| match term {
+    const TERMS: usize = Table::<BASE_WIDTH>::PLACES + Table::<KEY_WIDTH>::PLACES;
+    let mut fetch = base.terms(scalar).chain(key.terms(challenge));
+    let fetched: [_; TERMS] = std::array::from_fn(|_| fetch.next().unwrap_or(Term::Nothing));
+    fetched.iter().fold(RistrettoPoint::identity(), |sum, term| match term {
         Term::Plus(point) => sum + point,
         Term::Minus(point) => sum - point,
+        Term::Nothing => sum,
     })
 }
 
