@@ -14,9 +14,12 @@
 //!
 //! Follows SDK 10.5.0 on the wire, and the specification of the differences in docs/protocol/synapse.md.
 
+mod btauth_request;
+mod deadline;
 mod pipeline;
 mod refusal;
 mod reply;
+mod v10_request;
 
 use std::{
     collections::{HashMap, HashSet},
