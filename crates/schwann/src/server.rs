@@ -1,4 +1,5 @@
 use std::{
+    collections::HashMap,
     convert::Infallible,
     future::{Future, poll_fn},
     io,
@@ -18,14 +19,16 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::{Semaphore, watch},
-    task::{JoinSet, unconstrained},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::{Id, JoinSet, unconstrained},
+    time::timeout,
 };
 use tracing::{debug, warn};
 
 use crate::{
     BoxError, Call, Error, ExchangeBody, Handler, Reply, RequestBody, StartFuture,
     exchange::Exchange,
+    seat::{QUIET, Seat},
     transport::{Linger, Link, Opening, Transport},
 };
 
@@ -54,8 +57,9 @@ pub struct Server {
     pub linger_timeout: Duration,
     /// Most bytes that are read and dropped in that time. Default: 256 KiB.
     pub max_linger_bytes: u64,
-    /// Most connections at a time. Further ones wait in the kernel's queue.
-    /// Default: 4,096.
+    /// Most connections at a time. When there are more, those are ended that
+    /// have had no call for a second; without such, the next waits for room,
+    /// and further ones in the kernel's queue. Default: 4,096.
     pub max_connections: usize,
     /// Most streams of one HTTP/2 connection at a time. Default: 100.
     pub max_streams: u32,
@@ -118,8 +122,8 @@ impl Server {
     /// Serves until `shutdown` resolves, then waits for calls in flight, for
     /// [`drain_timeout`](Self::drain_timeout) at most.
     ///
-    /// A failing `accept` does not end it: when descriptors run out, new
-    /// connections wait until there are some again.
+    /// A failing `accept` does not end it: when descriptors run out, idle
+    /// connections are ended, and new ones wait until there are some again.
     ///
     /// # Cancel safety
     ///
@@ -135,27 +139,37 @@ impl Server {
         let room = Arc::new(Semaphore::new(server.max_connections));
         let (stop, stopping) = watch::channel(false);
         let mut connections = JoinSet::new();
+        let mut seats = HashMap::new();
         let mut shutdown = std::pin::pin!(shutdown);
         loop {
-            // Reaping is what keeps the set's size that of the open connections.
-            while connections.try_join_next().is_some() {}
-            let accepted = tokio::select! {
-                () = &mut shutdown => break,
-                accepted = accept(&listener, &room) => accepted,
+            // Reaping is what keeps the sets' size that of the open connections.
+            while let Some(ended) = connections.try_join_next_with_id() {
+                let id = ended.map_or_else(|error| error.id(), |(id, ())| id);
+                seats.remove(&id);
+            }
+            let accepted = async {
+                let (stream, peer) = accept(&listener, &seats).await;
+                (stream, peer, make_room(&room, &seats).await)
             };
-            let (stream, peer, permit) = accepted;
+            let (stream, peer, permit) = tokio::select! {
+                () = &mut shutdown => break,
+                accepted = accepted => accepted,
+            };
             let (server, handler) = (Arc::clone(&server), Arc::clone(&handler));
             let stopping = stopping.clone();
-            connections.spawn(async move {
+            let seat = Arc::<Seat>::default();
+            let own = Arc::clone(&seat);
+            let task = connections.spawn(async move {
                 // A stream's tokens are small and each is awaited by somebody.
                 let _ = stream.set_nodelay(true);
                 let stop = stopped(stopping);
-                let served = serve(&server, stream, Some(peer), handler, TCP, stop).await;
+                let served = serve(&server, stream, Some(peer), handler, TCP, own, stop).await;
                 if let Err(error) = served {
                     debug!(%peer, error, "connection ended");
                 }
                 drop(permit);
             });
+            seats.insert(task.id(), seat);
         }
         drop(listener);
         let _ = stop.send(true);
@@ -167,17 +181,32 @@ impl Server {
     }
 }
 
-/// Waits for room and then for a connection. Never fails: what can be waited
-/// out is waited out.
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> (TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit) {
-    let permit = Arc::clone(room).acquire_owned().await.expect("never closed");
+/// The places of all connections.
+type Seats = HashMap<Id, Arc<Seat>>;
+
+/// Room for one connection more: what is free, or what quiet ones leave.
+///
+/// Without this whoever opens as many connections as are served could keep all
+/// others out, for as long as an idle connection may stay.
+async fn make_room(room: &Arc<Semaphore>, seats: &Seats) -> OwnedSemaphorePermit {
+    if let Ok(permit) = Arc::clone(room).try_acquire_owned() {
+        return permit;
+    }
+    loop {
+        seats.values().for_each(|seat| seat.ask_to_leave());
+        let free = Arc::clone(room).acquire_owned();
+        if let Ok(permit) = timeout(QUIET / 4, free).await {
+            return permit.expect("never closed");
+        }
+    }
+}
+
+/// Waits for a connection. Never fails: what can be waited out is waited out.
+async fn accept(listener: &TcpListener, seats: &Seats) -> (TcpStream, SocketAddr) {
     let mut wait = Duration::from_millis(5);
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => return (stream, peer, permit),
+            Ok(accepted) => return accepted,
             // The connection that was to be accepted is gone: a matter of its
             // own, and the next one may be fine.
             Err(error)
@@ -191,6 +220,7 @@ async fn accept(
             // long as that lasts, so there is no event to wait for.
             Err(error) => {
                 warn!(%error, "cannot accept connections for the moment");
+                seats.values().for_each(|seat| seat.ask_to_leave());
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(Duration::from_millis(500));
             }
@@ -257,7 +287,8 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let socket = Socket { reset: |_: &I| {}, probe: |_: &I| {} };
-    serve(server, io, None, Arc::new(handler), socket, std::future::pending()).await
+    let (handler, seat) = (Arc::new(handler), Arc::default());
+    serve(server, io, None, handler, socket, seat, std::future::pending()).await
 }
 
 async fn serve<H, I>(
@@ -266,13 +297,14 @@ async fn serve<H, I>(
     peer: Option<SocketAddr>,
     handler: Arc<H>,
     socket: Socket<I>,
+    seat: Arc<Seat>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), BoxError>
 where
     H: Handler,
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let link = Arc::new(Link::default());
+    let link = Arc::new(Link::of(seat));
     let served = serve_linked(server, io, peer, handler, socket, stop, Arc::clone(&link));
     link.in_turns(served).await
 }
@@ -295,12 +327,15 @@ where
     let stall = server.stall_timeout;
     let mut io = Transport::new(io, Arc::clone(&link), stall, linger, socket.reset);
     let mut stop = std::pin::pin!(stop);
+    let mut leave = std::pin::pin!(link.seat.asked_to_leave(&link));
     let opening = tokio::select! {
         opening = tokio::time::timeout(server.head_timeout, io.opening()) => opening,
         () = &mut stop => return Ok(()),
+        () = &mut leave => return Ok(()),
     };
     let (max_request_bytes, stall) = (server.max_request_bytes, server.stall_timeout);
-    let service = |link| Calls { handler, peer, link, max_request_bytes, stall };
+    let seat = Arc::clone(&link.seat);
+    let service = |link| Calls { handler, peer, link, seat, max_request_bytes, stall };
     match opening.map_err(|_| "no request came in time")?? {
         Opening::Nothing => Ok(()),
         Opening::Http1 => {
@@ -313,6 +348,7 @@ where
             let mut stopped = false;
             tokio::select! {
                 done = &mut connection => done?,
+                () = &mut leave => return Ok(()),
                 () = &mut stop => {
                     stopped = true;
                     std::pin::Pin::new(&mut connection).graceful_shutdown();
@@ -326,6 +362,7 @@ where
             // What is left of the answer, before anything else is said.
             io.flush().await?;
             // A protocol may be silent for as long as it likes, but not dead.
+            let _under_way = link.seat.call();
             (socket.probe)(io.get_ref());
             session.run(io, stop, stopped).await
         }
@@ -340,6 +377,7 @@ where
             let mut connection = std::pin::pin!(connection);
             tokio::select! {
                 done = &mut connection => return Ok(done?),
+                () = &mut leave => return Ok(()),
                 () = &mut stop => connection.as_mut().graceful_shutdown(),
             }
             Ok(connection.await?)
@@ -353,6 +391,7 @@ struct Calls<H> {
     peer: Option<SocketAddr>,
     /// HTTP/1 only: there, one call at a time has the connection to itself.
     link: Option<Arc<Link>>,
+    seat: Arc<Seat>,
     max_request_bytes: u64,
     stall: Duration,
 }
@@ -393,7 +432,7 @@ impl<H: Handler> Service<Request<Incoming>> for Calls<H> {
             }
             handler.call(call).await
         });
-        StartFuture::new(exchange, running, version, self.stall)
+        StartFuture::new(exchange, running, version, self.stall, Some(self.seat.call()))
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use crate::upgrade::Session;
+use crate::{seat::Seat, upgrade::Session};
 
 /// What a call may tell its connection.
 #[derive(Debug, Default)]
@@ -32,6 +32,9 @@ pub(crate) struct Link {
     session: Mutex<Option<Session>>,
     /// Bytes read and written in the poll of its task that is under way.
     moved: AtomicUsize,
+    /// The peer takes nothing of what is to be written.
+    held_back: AtomicBool,
+    pub(crate) seat: Arc<Seat>,
 }
 
 /// A connection that has moved so many bytes lets all others have their turn: some hundred microseconds' worth. A runtime
@@ -39,6 +42,10 @@ pub(crate) struct Link {
 const TURN: usize = 512 * 1024;
 
 impl Link {
+    pub(crate) fn of(seat: Arc<Seat>) -> Self {
+        Self { seat, ..Self::default() }
+    }
+
     /// Polls `task`, which has the connection, with a new turn each time.
     pub(crate) async fn in_turns<F: Future>(&self, task: F) -> F::Output {
         let mut task = pin!(task);
@@ -90,6 +97,10 @@ impl Link {
     pub(crate) fn take_session(&self) -> Option<Session> {
         self.leaving.store(false, Ordering::Release);
         self.session.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.held_back.load(Ordering::Acquire)
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -209,7 +220,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Transport<I> {
             match Pin::new(&mut self.io).poll_write(cx, &self.unsent) {
                 Poll::Pending => return self.held_back(cx),
                 Poll::Ready(written) => {
-                    self.blocked = None;
+                    self.moves_on();
                     match written? {
                         0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                         n => self.unsent.advance(n),
@@ -241,12 +252,19 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Transport<I> {
             Poll::Pending if clear.is_pending() => Poll::Pending,
             Poll::Pending => self.held_back(cx),
             ready => {
-                self.blocked = None;
+                self.moves_on();
                 if let Poll::Ready(Ok(n)) = ready {
                     self.link.has_moved(n);
                 }
                 ready
             }
+        }
+    }
+
+    /// The peer took something.
+    fn moves_on(&mut self) {
+        if self.blocked.take().is_some() {
+            self.link.held_back.store(false, Ordering::Release);
         }
     }
 
@@ -257,6 +275,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Transport<I> {
         let blocked = self.blocked.get_or_insert_with(|| {
             let stalled = Instant::now() + stall;
             let at = link.deadline().map_or(stalled, |deadline| deadline.min(stalled));
+            link.held_back.store(true, Ordering::Release);
             Box::pin(sleep_until(at))
         });
         ready!(blocked.as_mut().poll(cx));

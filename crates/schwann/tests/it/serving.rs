@@ -4,7 +4,7 @@ use std::{future::poll_fn, io::Read, net::SocketAddr, pin::Pin, task::Poll, time
 
 use http::StatusCode;
 use schwann::{BlockingPool, Call, Drained, Error, Finished, Handler, Server};
-use schwann_testkit::{gate, probe};
+use schwann_testkit::{Gate, Probe, gate, probe};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -154,6 +154,64 @@ async fn connections_over_the_limit_wait_their_turn() {
     entered.reached(2).await;
     gate.open();
     assert!(second.await.unwrap().unwrap().contains("done"));
+}
+
+/// Answers `done`; at `/hold`, when the gate lets it.
+fn holding(entered: Probe, gate: Gate) -> impl Handler {
+    move |call: Call| {
+        let (entered, gate) = (entered.clone(), gate.clone());
+        async move {
+            let (head, _, reply) = call.into_parts();
+            if head.uri.path() == "/hold" {
+                entered.hit();
+                gate.pass().await;
+            }
+            Ok::<Finished, Error>(reply.send(StatusCode::OK, "done"))
+        }
+    }
+}
+
+const CLOSE: &str = "GET / HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n";
+
+#[tokio::test]
+async fn idle_connections_make_room_when_there_is_no_more() {
+    let (entered, gate) = (probe(), gate());
+    // Whatever ends here, no other limit ended it.
+    let far = Duration::from_secs(3600);
+    let server =
+        Server { max_connections: 5, head_timeout: far, stall_timeout: far, ..Server::default() };
+    let (address, _stop, _task) = listen(server, holding(entered.clone(), gate.clone())).await;
+    let hold = "GET /hold HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n";
+    let held = tokio::spawn(async move { ask(address, hold).await });
+    entered.reached(1).await;
+    let begun = [
+        "",
+        "GET / HTTP/1.1\r\nhost",
+        "GET / HTTP/1.1\r\nhost: t\r\n\r\nGET / HT",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+    ];
+    let mut idle = Vec::new();
+    for bytes in begun {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        idle.push(stream);
+    }
+    // More than twice as many as there is room for, one after the other: each finds some.
+    for _ in 0..12 {
+        let next = TcpStream::connect(address).await.unwrap();
+        idle.push(next);
+    }
+    let patience = Duration::from_secs(60);
+    let seen = tokio::time::timeout(patience, ask(address, CLOSE)).await.expect("no room");
+    assert!(seen.unwrap().ends_with("done"));
+    for mut stream in idle.drain(..4) {
+        let mut seen = Vec::new();
+        let ended = tokio::time::timeout(patience, stream.read_to_end(&mut seen)).await;
+        assert!(ended.is_ok(), "an idle connection was kept");
+    }
+    // Whoever is served was not asked to leave.
+    gate.open();
+    assert!(held.await.unwrap().unwrap().ends_with("done"));
 }
 
 #[tokio::test]
