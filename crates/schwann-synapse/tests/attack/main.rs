@@ -11,6 +11,7 @@ mod btauth;
 mod floods;
 mod headers;
 mod http;
+mod http2;
 mod nonces;
 mod signatures;
 mod weaknesses;
@@ -33,6 +34,7 @@ fn cases() -> Vec<world::Case> {
         nonces::cases(),
         bodies::cases(),
         http::cases(),
+        http2::cases(),
         btauth::cases(),
         floods::cases(),
     ]
