@@ -7,7 +7,6 @@ use schwann_synapse::{
     axon::{Axon, StreamReply, SynapseError, streaming, unary},
     caller::Caller,
     keys::Keypair,
-    python::{Dict, Int, Value, float_repr},
     ss58::Hotkey,
     synapse::Synapse,
 };
@@ -15,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::{Failure, dismissed, runtime, say};
+use crate::{Failure, dismissed, echo::echo, runtime, say};
 
 #[derive(Clone, Debug, Serialize, Deserialize, Synapse)]
 struct PlainSynapse {
@@ -27,34 +26,6 @@ struct PlainSynapse {
 
 async fn plain(mut ask: PlainSynapse, _from: Caller) -> Result<PlainSynapse, SynapseError> {
     ask.y = Some(ask.x.wrapping_mul(2));
-    Ok(ask)
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize, Synapse)]
-struct EchoSynapse {
-    #[synapse(hash)]
-    text: String,
-    #[synapse(hash)]
-    count: Int,
-    #[serde(default)]
-    ratio: f64,
-    #[serde(default)]
-    flag: bool,
-    #[serde(default)]
-    note: Option<String>,
-    #[serde(default)]
-    items: Vec<Value>,
-    #[serde(default)]
-    table: Dict,
-    #[serde(default)]
-    reply: Option<String>,
-}
-
-async fn echo(mut ask: EchoSynapse, _from: Caller) -> Result<EchoSynapse, SynapseError> {
-    let note = ask.note.as_deref().unwrap_or("None");
-    let flag = if ask.flag { "True" } else { "False" };
-    let ratio = float_repr(ask.ratio);
-    ask.reply = Some(format!("{}|{}|{ratio}|{flag}|{note}", ask.text, ask.count));
     Ok(ask)
 }
 

@@ -10,6 +10,8 @@ use std::{
 use serde_json::Value;
 
 mod axon;
+#[path = "../../tests/support/echo.rs"]
+mod echo;
 mod fan_out;
 mod load;
 mod reference;

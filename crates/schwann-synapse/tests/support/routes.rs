@@ -14,11 +14,16 @@ use schwann_synapse::{
     axon::{Filled, Route, StreamReply, SynapseError, streaming, unary, unary_blocking},
     caller::{Caller, Verdict},
     hash::{BodyHash, PyStr},
-    python::{Dict, Int, Value, float_repr, to_value},
+    python::{Dict, Int, Value, to_value},
     synapse::Synapse,
     tensor::Tensor,
 };
 use serde::{Deserialize, Serialize};
+
+#[path = "echo.rs"]
+pub(crate) mod echo;
+
+use echo::echo;
 
 /// The routes, in the order in which the Python axon attaches them after its ping. `reason` is why
 /// `BlacklistedSynapse` is refused.
@@ -40,42 +45,6 @@ pub(crate) fn routes(reason: &str) -> Vec<Route> {
         unary(order).priority(|_| 1.0),
         streaming(stream),
     ]
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize, Synapse)]
-struct EchoSynapse {
-    #[synapse(hash)]
-    text: String,
-    #[synapse(hash)]
-    count: Int,
-    #[serde(default = "half")]
-    ratio: f64,
-    #[serde(default)]
-    flag: bool,
-    #[serde(default)]
-    note: Option<String>,
-    #[serde(default)]
-    items: Vec<Value>,
-    #[serde(default)]
-    table: Dict,
-    #[serde(default)]
-    reply: Option<String>,
-}
-
-fn half() -> f64 {
-    0.5
-}
-
-async fn echo(mut ask: EchoSynapse, _from: Caller) -> Result<EchoSynapse, SynapseError> {
-    ask.reply = Some(format!(
-        "{}|{}|{}|{}|{}",
-        ask.text,
-        ask.count,
-        float_repr(ask.ratio),
-        if ask.flag { "True" } else { "False" },
-        ask.note.as_deref().unwrap_or("None"),
-    ));
-    Ok(ask)
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PyStr)]

@@ -23,7 +23,10 @@ use tokio::{
     runtime::Runtime,
 };
 
-use crate::set::{Kind, get, holds, maybe, only_for_people, same, text};
+use crate::{
+    routes::echo::EchoSynapse,
+    set::{Kind, get, holds, maybe, only_for_people, same, text},
+};
 
 pub(crate) const KIND: Kind = Kind {
     name: "captures",
@@ -365,26 +368,6 @@ struct PlainSynapse {
     x: i64,
     #[serde(default)]
     y: Option<i64>,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize, schwann_synapse::synapse::Synapse)]
-struct EchoSynapse {
-    #[synapse(hash)]
-    text: String,
-    #[synapse(hash)]
-    count: i64,
-    #[serde(default)]
-    ratio: f64,
-    #[serde(default)]
-    flag: bool,
-    #[serde(default)]
-    note: Option<String>,
-    #[serde(default)]
-    items: Vec<Value>,
-    #[serde(default)]
-    table: Dict,
-    #[serde(default)]
-    reply: Option<String>,
 }
 
 /// What a call ended with.

@@ -6,6 +6,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod annotation;
+mod answers_alike;
+mod asked;
+mod axon_differences;
 mod axon_info;
 mod body_hash;
 mod btauth1;
