@@ -14,7 +14,7 @@ mod users;
 use std::{path::Path, time::Duration};
 
 use sqlx::{
-    Any, AnyPool, Row as _, Transaction,
+    Any, AnyPool, Connection as _, Row as _, Transaction,
     any::{AnyPoolOptions, AnyRow, install_default_drivers},
     migrate::Migrator,
 };
@@ -76,6 +76,11 @@ impl Store {
         let options = AnyPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(BUSY)
+            // SQLite rolls back by itself when there is no room. The driver is told that there is nothing to roll back, takes it
+            // that the transaction is still there, and could never begin another.
+            .before_acquire(|connection, _| {
+                Box::pin(async move { Ok(!connection.is_in_transaction()) })
+            })
             .after_connect(move |connection, _| {
                 Box::pin(async move {
                     if kind == Kind::Sqlite {

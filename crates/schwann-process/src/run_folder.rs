@@ -135,6 +135,8 @@ fn removed(who: Who, device: u64) -> u64 {
 /// Fails if it cannot be removed, or if somebody goes on filling it.
 pub fn remove_run_folder(folder: &Path) -> io::Result<()> {
     let root = match open_folder(CWD, folder) {
+        // A link in its place, or a file.
+        Err(Errno::LOOP | Errno::NOTDIR) => return fs::remove_file(folder),
         // Without the right to read what is one's own.
         Err(Errno::ACCESS) => {
             chmodat(CWD, folder, Mode::RWXU, AtFlags::empty())?;
@@ -285,6 +287,9 @@ mod tests {
         }
         remove_run_folder(&folder).unwrap();
         assert!(!folder.exists());
+        symlink(other.path(), &folder).unwrap();
+        remove_run_folder(&folder).unwrap();
+        assert!(folder.symlink_metadata().is_err(), "the link is there");
         assert_eq!(fs::read_to_string(other.path().join("kept")).unwrap(), "kept");
     }
 

@@ -774,11 +774,24 @@ async fn programs_are_held_by_a_sandbox_or_not_run() {
     assert_eq!(seen.last().unwrap()["code"], 0, "{seen:?}");
     assert_ne!(seen[0]["sandbox"], "none");
 
-    let card = desk.card_in("python", "import time\nprint('on')\ntime.sleep(1000)").await;
+    // The program hears of it, and what it says then is kept.
+    let code = "import time\ntry:\n  print('on', end='')\n  time.sleep(1000)\nexcept KeyboardInterrupt:\n  print('bye')\n  exit(7)\n";
+    let card = desk.card_in("python", code).await;
     let mut run = desk.run(&card, "application/x-ndjson").await;
     let id = run.run();
-    run.until("on").await;
-    assert_eq!(desk.cancel(&id, json!({"signal": "KILL"})).await.status, 202);
+    run.until("\"data\":\"on").await;
+    assert_eq!(desk.cancel(&id, json!({"grace_ms": 30_000})).await.status, 202);
     let seen = records(&run.rest().await);
-    assert_eq!(seen.last().unwrap()["reason"], "cancelled");
+    assert_eq!(joined(&seen, "stdout"), "onbye\n");
+    let last = seen.last().unwrap();
+    assert_eq!((&last["reason"], &last["code"]), (&json!("cancelled"), &json!(7)), "{last}");
+
+    // One that does not listen is killed after the grace.
+    let card = desk.card("trap '' INT; echo deaf; while :; do sleep 1; done").await;
+    let mut run = desk.run(&card, "application/x-ndjson").await;
+    let id = run.run();
+    run.until("deaf").await;
+    assert_eq!(desk.cancel(&id, json!({"grace_ms": 50})).await.status, 202);
+    let last = records(&run.rest().await).pop().unwrap();
+    assert_eq!((&last["reason"], &last["signal"]), (&json!("cancelled"), &json!(9)), "{last}");
 }

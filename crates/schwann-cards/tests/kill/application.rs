@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, header};
+use http::{HeaderMap, Method, Request, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use crate::{Random, writer};
 
 const ROUNDS: u64 = 4;
-const RUNS: usize = 4;
+const RUNS: usize = 8;
 
 /// Serves until it is killed, and says where.
 pub(crate) fn serve(data: &Path, sandbox: &str, max_running: u32) -> ExitCode {
@@ -121,6 +121,14 @@ fn processes(word: &str) -> usize {
     lines.filter(|line| line.split(|byte| *byte == 0).any(|found| found == word.as_bytes())).count()
 }
 
+/// An answer, whose body must be JSON.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Value,
+}
+
 pub(crate) struct Site {
     server: Child,
     pub(crate) address: String,
@@ -135,11 +143,14 @@ impl Site {
 
     async fn start_for(data: &Path, sandbox: &str, running: usize) -> Self {
         let running = running.to_string();
-        let mut server = Command::new(std::env::current_exe().unwrap())
-            .args(["--application".as_ref(), data.as_os_str(), sandbox.as_ref(), running.as_ref()])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut server = Command::new(std::env::current_exe().unwrap());
+        server.args(["--application".as_ref(), data.as_os_str(), sandbox.as_ref()]).arg(running);
+        Self::started_by(server).await
+    }
+
+    /// The application, as this command starts it.
+    pub(crate) async fn started_by(mut server: Command) -> Self {
+        let mut server = server.stdout(Stdio::piped()).spawn().unwrap();
         let mut address = String::new();
         BufReader::new(server.stdout.take().unwrap()).read_line(&mut address).unwrap();
         let client = Client::builder(TokioExecutor::new()).build_http();
@@ -190,6 +201,29 @@ impl Site {
     fn kill(&mut self) {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
+    }
+
+    /// What is answered, whatever it is.
+    pub(crate) async fn answer(&self, method: Method, path: &str, body: Value) -> Answer {
+        self.answer_to(method, path, "application/json", body.to_string()).await
+    }
+
+    pub(crate) async fn answer_to(
+        &self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: impl Into<Bytes>,
+    ) -> Answer {
+        let request = self.request(method, path).header("prefer", "respond-async");
+        let request = request.header(header::CONTENT_TYPE, kind);
+        let body = body.into();
+        let response = self.client.request(request.body(Full::from(body)).unwrap()).await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let text = String::from_utf8_lossy(&body);
+        let body = serde_json::from_slice(&body).unwrap_or_else(|_| panic!("{status} {text}"));
+        Answer { status, headers, body }
     }
 
     fn request(&self, method: Method, path: &str) -> http::request::Builder {

@@ -13,6 +13,7 @@
 
 mod application;
 mod disk;
+mod disk_over_http;
 mod killed;
 mod many;
 mod writer;
@@ -27,6 +28,8 @@ const TESTS: &[(&str, fn())] = &[
     ("a_thousand_readers_that_stand_still_cost_little_and_harm_nobody", many::readers),
     ("a_full_disk_refuses_new_runs_and_recovers_without_a_restart", disk::full),
     ("a_failing_write_ends_streams_visibly_and_recovers_without_a_restart", disk::failing),
+    ("over_http_a_full_disk_is_507_and_harms_nothing", disk_over_http::full),
+    ("over_http_a_failing_disk_is_503_and_harms_nothing", disk_over_http::failing),
 ];
 
 fn main() -> ExitCode {
