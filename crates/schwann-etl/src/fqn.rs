@@ -324,3 +324,65 @@ impl fmt::Debug for FileBody {
 pub(crate) fn is_folder(root: &Path) -> bool {
     root.as_os_str() != OsStr::from_bytes(b"") && root.is_dir()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use http_body_util::BodyExt as _;
+    use proptest::{collection::vec, sample::select};
+
+    use super::*;
+
+    const NAMES: &[&str] = &[
+        "in", "sub", "file", "..", ".", "", "out", "up", "root", "self", "loop", "secret", "proc",
+    ];
+
+    /// Files of two contents, inside and outside a root, and links that lead everywhere.
+    fn tree() -> (tempfile::TempDir, Roots) {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let within = root.join("in");
+        std::fs::create_dir_all(within.join("sub")).unwrap();
+        std::fs::create_dir_all(root.join("sub")).unwrap();
+        for file in [within.join("file"), within.join("sub/file")] {
+            std::fs::write(file, "inside").unwrap();
+        }
+        for file in [root.join("secret"), root.join("file"), root.join("sub/file")] {
+            std::fs::write(file, "outside").unwrap();
+        }
+        for at in [&within, &within.join("sub")] {
+            symlink("../secret", at.join("out")).unwrap();
+            symlink("..", at.join("up")).unwrap();
+            symlink("/", at.join("root")).unwrap();
+            symlink(".", at.join("self")).unwrap();
+            symlink("loop", at.join("loop")).unwrap();
+            symlink("/proc/self/root", at.join("proc")).unwrap();
+        }
+        (folder, Roots::new(vec![within]))
+    }
+
+    #[test]
+    fn whatever_is_named_nothing_outside_the_roots_is_read() {
+        let (folder, roots) = tree();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let top = folder.path().canonicalize().unwrap();
+        let mut read = 0;
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        for starts in [top.join("in"), top.clone(), "/".into()] {
+            for _ in 0..1000 {
+                use proptest::strategy::{Strategy as _, ValueTree as _};
+                let parts = vec(select(NAMES), 0..4).new_tree(&mut runner).unwrap().current();
+                let name = starts.join(parts.join("/").trim_start_matches('/'));
+                runtime.block_on(async {
+                    // Refused is well; what is opened has to be ours.
+                    let Ok(file) = roots.open("o", &name).await else { return };
+                    let bytes = file.collect().await.unwrap().to_bytes();
+                    assert_eq!(bytes, "inside", "{}", name.display());
+                    read += 1;
+                });
+            }
+        }
+        assert!(read > 20, "only {read} names led to a file");
+    }
+}

@@ -15,6 +15,7 @@
 //! ```
 
 pub mod builtin;
+mod content;
 mod deliver;
 mod failure;
 mod fqn;

@@ -164,4 +164,51 @@ mod tests {
         let parsed = Pipeline::parse("http://a:1, http://b:2 ,http://c:3/x?y").unwrap().unwrap();
         assert_eq!(parsed.rest.unwrap(), "http://b:2 ,http://c:3/x?y");
     }
+
+    fn entry() -> impl proptest::strategy::Strategy<Value = String> {
+        proptest::prop_oneof![
+            "https?://[a-z0-9.-]{1,12}(:[0-9]{1,5})?(/[!-+.-~]{0,20})?(\\?[!-+.-~]{0,20})?",
+            "[ -~]{0,30}",
+        ]
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_pipeline_is_followed_as_written_or_refused(
+            entries in proptest::collection::vec(entry(), 0..5),
+            args in "[ -~]{0,10}",
+        ) {
+            let value = entries.join(",");
+            let pipeline = match Pipeline::parse(&value) {
+                Err(failure) => {
+                    assert_eq!(failure.status, 400, "{value}");
+                    return Ok(());
+                }
+                Ok(None) => {
+                    assert!(value.trim().is_empty(), "{value}");
+                    return Ok(());
+                }
+                Ok(Some(pipeline)) => pipeline,
+            };
+            // What is left for the others is what stood after the first comma, and is a pipeline or to be refused there.
+            let rest = value.trim().split_once(',').map(|(_, rest)| rest.trim());
+            assert_eq!(pipeline.rest.as_ref().map(HeaderValue::as_bytes), rest.map(str::as_bytes));
+            let target = Target::parse(TARGET).unwrap();
+            let question = Question::named("b/o".to_owned(), args.clone(), None, None).unwrap();
+            let url = pipeline.url(&target, &question).unwrap();
+            assert_eq!(url.scheme_str(), Some("http"), "{value}");
+            let named = value.trim().split("://").nth(1).unwrap();
+            assert!(named.starts_with(url.authority().unwrap().as_str()), "{value}: {url}");
+            // A destination stays below the target's secret; a stage never learns it.
+            let below = url.path().starts_with("/v1/etl/_object/x/s/");
+            assert_eq!(below, !pipeline.path.is_empty(), "{value}: {url}");
+            let given = form_urlencoded::parse(url.query().unwrap_or_default().as_bytes())
+                .filter(|(key, _)| key == "etl_args")
+                .map(|(_, value)| value.into_owned())
+                .last();
+            if !args.is_empty() {
+                assert_eq!(given.as_deref(), Some(args.as_str()), "{value}: {url}");
+            }
+        }
+    }
 }

@@ -5,6 +5,8 @@
 
 mod feed;
 mod frame;
+mod reader;
+mod writer;
 
 use std::{
     future::pending,
@@ -27,11 +29,14 @@ use tracing::{Instrument as _, debug, debug_span};
 
 use self::{
     feed::Feed,
-    frame::{Close, Opcode, Reader, Step, Writer, code},
+    frame::{Close, Opcode, code},
+    reader::{Reader, Step},
+    writer::Writer,
 };
 use crate::{
     EtlServer,
-    deliver::{self, Content, Outcome},
+    content::{Content, Outcome},
+    deliver,
     failure::{Failure, Stage},
     pipeline::Pipeline,
     question::Question,
