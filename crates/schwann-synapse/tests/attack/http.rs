@@ -1,13 +1,13 @@
 //! Paths, methods, and requests whose length is a matter of opinion.
 
 use std::{
-    io::{Read, Write},
-    time::Instant,
+    io::{ErrorKind, Read, Write},
+    time::{Duration, Instant},
 };
 
 use crate::world::{
-    BODY, Case, MALFORMED, Must, Request, UNVERIFIED, V10, case, check, connect, impatient, play,
-    read, send,
+    BODY, BtAuth, Case, MALFORMED, Must, Request, Running, UNVERIFIED, V10, case, check, connect,
+    impatient, play, read, send,
 };
 
 const NOT_FOUND: Must = Must::Refuse(&[404]);
@@ -48,6 +48,27 @@ fn chunked(body: &str) -> String {
 
 fn length() -> String {
     format!("content-length: {}\r\n", BODY.len())
+}
+
+/// Sends these bytes and then one more now and then, until the axon has had enough. Tells what it answers first.
+fn trickle(axon: &Running, begin: &[u8]) -> Result<String, String> {
+    let mut stream = connect(axon.at);
+    stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    stream.write_all(begin).unwrap();
+    let begun = Instant::now();
+    let mut answer = [0; 64];
+    while begun.elapsed() < Duration::from_secs(10) {
+        let sent = stream.write_all(b"x");
+        match stream.read(&mut answer) {
+            Ok(n) => return Ok(String::from_utf8_lossy(&answer[..n]).into_owned()),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => return Ok(String::new()),
+        }
+        if sent.is_err() {
+            return Ok(String::new());
+        }
+    }
+    Err("kept waiting".into())
 }
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -331,6 +352,22 @@ pub(crate) fn cases() -> Vec<Case> {
                 check(answer.status == 408, answer.text())
             },
         ),
+        play("a head that trickles", "a byte now and then, for ever", |world| {
+            let axon = world.serve(crate::world::World::routes(&world.seen), impatient());
+            trickle(&axon, b"POST /Echo HTTP/1.1\r\nhost: x\r\nx: ").map(drop)
+        }),
+        play("a body that trickles", "a byte before each stall, for ever", |world| {
+            let axon = world.serve(crate::world::World::routes(&world.seen), impatient());
+            let good = V10::new(&axon, "Echo").request().set(crate::world::TIMEOUT, "0.5");
+            let answer = trickle(&axon, &good.framed("content-length: 100000\r\n", "{\"x\": \""))?;
+            check(answer.contains(" 408 "), answer)
+        }),
+        play("a bound body that trickles", "the same, where the body proves its caller", |world| {
+            let axon = world.serve(crate::world::World::routes(&world.seen), impatient());
+            let good = BtAuth::new(&axon, "Echo").request().add("timeout", "0.5");
+            let answer = trickle(&axon, &good.framed("content-length: 100000\r\n", "{\"x\": \""))?;
+            check(answer.contains(" 408 "), answer)
+        }),
         play(
             "a client that leaves in the middle of its head",
             "a connection that is cut",

@@ -2,7 +2,7 @@
 //!
 //! Every case has a name, says what it tries and what must happen. After each of them the handler must have run exactly as
 //! often as requests were served, and the axon must serve an honest caller. Nothing here waits for time to pass, but for
-//! the two cases about clients that are slow on purpose.
+//! the cases about clients that are slow on purpose.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
