@@ -32,6 +32,8 @@ use uuid::Uuid;
 const INSIDE: &str = "/run/schwann";
 /// The socket in it.
 const SOCKET: &str = "socket";
+/// The folder of programs in it.
+const PROGRAMS: &str = "bin";
 /// Connections of one run at a time. The next waits.
 const AT_ONCE: usize = 8;
 /// Largest body of a call.
@@ -65,7 +67,7 @@ impl Outlet {
         Self { name, handler: handler.boxed(), files: Arc::default() }
     }
 
-    /// Adds a file beside the socket. Python and Node find their modules there, and a shell its programs.
+    /// Adds a file beside the socket, where Python and Node find their modules; a program goes into `bin`, where a shell finds it.
     #[must_use]
     pub fn file(mut self, name: &'static str, text: &'static str, is_program: bool) -> Self {
         Arc::make_mut(&mut self.files).push(File { name, text, is_program });
@@ -88,6 +90,8 @@ impl Outlet {
         run: Uuid,
         spec: &mut ProgramSpec,
     ) -> io::Result<Opened> {
+        // As a sandbox, and a program in another folder, need it.
+        let folder = std::path::absolute(folder)?;
         let inside = match spec.sandbox {
             Sandbox::Bubblewrap => PathBuf::from(INSIDE),
             Sandbox::None => folder.clone(),
@@ -120,7 +124,8 @@ impl Outlet {
         {
             let before = all.get(name).map_or(usual, String::as_str);
             let between = if before.is_empty() { "" } else { ":" };
-            let value = format!("{}{between}{before}", inside.display());
+            let folder = if name == "PATH" { inside.join(PROGRAMS) } else { inside.to_owned() };
+            let value = format!("{}{between}{before}", folder.display());
             all.insert(name.to_owned(), value);
         }
     }
@@ -148,8 +153,15 @@ impl Drop for Opened {
 /// Makes the folder with its files and its socket, for whatever user the program will be.
 fn fill(folder: &Path, files: &[File]) -> io::Result<StdListener> {
     fs::DirBuilder::new().mode(0o755).create(folder)?;
+    // Not beside the modules: Node takes a file of a module's own name before any other.
+    let programs = folder.join(PROGRAMS);
+    fs::DirBuilder::new().mode(0o755).create(&programs)?;
+    // Whatever is taken away from new files here.
+    for made in [folder, &programs] {
+        fs::set_permissions(made, fs::Permissions::from_mode(0o755))?;
+    }
     for file in files {
-        let path = folder.join(file.name);
+        let path = if file.is_program { &programs } else { folder }.join(file.name);
         fs::write(&path, file.text)?;
         let mode = if file.is_program { 0o755 } else { 0o644 };
         fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;

@@ -91,6 +91,7 @@ pub struct PublishedCard {
     face: Face,
     name: Arc<str>,
     streams: bool,
+    hash: Arc<[String]>,
 }
 
 /// What all published cards need.
@@ -220,6 +221,11 @@ impl PublishedCard {
     /// Whether its answer is to be passed on as it is written.
     pub fn streams(&self) -> bool {
         self.streams
+    }
+
+    /// The fields of a synapse that its callers hash, in order.
+    pub fn hash(&self) -> &[String] {
+        &self.hash
     }
 
     /// Starts the program with `input` on its stdin as it arrives. It is a run of the card: in the same queue and sandbox, within the
@@ -466,12 +472,13 @@ impl Publishing {
         }
         *told = turn;
         for (face, mount) in self.places() {
-            let cards = all.iter().filter(|(of, name, _)| *of == face && mount.check(name).is_ok());
-            let cards = cards.map(|(face, name, streams)| PublishedCard {
+            let cards = all.iter().filter(|by| by.face == face && mount.check(&by.name).is_ok());
+            let cards = cards.map(|by| PublishedCard {
                 shared: Arc::clone(&self.shared),
-                face: *face,
-                name: name.as_str().into(),
-                streams: *streams,
+                face,
+                name: by.name.as_str().into(),
+                streams: by.stream,
+                hash: by.hash.clone().into(),
             });
             mount.serve(cards.collect());
         }

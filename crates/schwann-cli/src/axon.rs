@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use schwann::Server;
 use schwann_synapse::{
-    axon::Axon,
+    axon::{Axon, RouteTable},
     keys::Signer,
     nonce::{Durability, PersistentNonceStore},
 };
@@ -30,7 +30,7 @@ pub(crate) async fn run(config: &Config, json: bool) -> Result<(), Problem> {
             "--config FILE names a file with [[synapse]] in it; `schwann up` serves samples",
         ));
     }
-    let serving = Serving::begin(config, key::load(&config.settings.key)?, servers).await?;
+    let serving = Serving::begin(config, key::load(&config.settings.key)?, servers, None).await?;
     serving.announce(json)?;
     serving.until_stopped().await
 }
@@ -51,6 +51,7 @@ impl Serving {
         config: &Config,
         signer: Arc<dyn Signer>,
         servers: Vec<(routes::Route, routes::Server)>,
+        table: Option<RouteTable>,
     ) -> Result<Self, Problem> {
         let settings = &config.settings.axon;
         let bodies = servers.iter().filter_map(|(route, _)| route.max_body);
@@ -78,6 +79,9 @@ impl Serving {
             }
             axon = axon.attach(program::route(&route, server));
         }
+        if let Some(table) = table {
+            axon = axon.table(table);
+        }
         let axon = axon.build().map_err(|error| Problem::usage(chain(&error)))?;
         let stop = Stop::listen()?;
         let (listener, address) = bind(settings.listen, "--listen").await?;
@@ -91,6 +95,11 @@ impl Serving {
 
     pub(crate) fn hotkey(&self) -> String {
         self.axon.hotkey().to_string()
+    }
+
+    /// The names of its own synapses.
+    pub(crate) fn names(&self) -> &[String] {
+        self.axon.routes()
     }
 
     /// Says where it is and who, now that callers are welcome.

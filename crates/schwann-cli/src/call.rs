@@ -331,7 +331,7 @@ fn summary(
 }
 
 /// The own fields as JSON. NaN and infinities, which JSON has not, are null.
-fn fields(fields: &Dict) -> String {
+pub(crate) fn fields(fields: &Dict) -> String {
     fields.to_json().unwrap_or_else(|_| {
         let finite = fields.iter().map(|(name, value)| (name.to_owned(), finite(value)));
         finite.collect::<Dict>().to_json().unwrap_or_else(|_| "{}".to_owned())

@@ -61,6 +61,12 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("etl.builtin", "\"gzip\""),
     ("etl.command", "[\"tr\", \"a-z\", \"A-Z\"]"),
     ("etl.sandbox", "\"none\""),
+    ("etl.max_cpu", "\"10m\""),
+    ("etl.max_memory", "\"512MiB\""),
+    ("etl.max_processes", "64"),
+    ("etl.max_open_files", "256"),
+    ("etl.max_folder", "\"64MiB\""),
+    ("etl.read_only", "[\"/srv/model\"]"),
     ("etl.timeout", "\"10m\""),
     ("etl.max_output", "\"16GiB\""),
     ("etl.max_running", "32"),
@@ -556,6 +562,8 @@ impl Config {
             ("cards.logins_per_minute", cards.logins_per_minute),
             ("cards.requests_per_minute", cards.requests_per_minute),
             ("cards.max_connections", cards.max_connections),
+            ("cards.max_publications", cards.max_publications),
+            ("cards.max_published_running", cards.max_published_running),
         ];
         if let Some((key, _)) = numbers.iter().find(|(_, number)| *number == 0) {
             return Err(self.blame(key, "must not be zero"));

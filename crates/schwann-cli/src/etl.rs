@@ -12,6 +12,7 @@ use tracing::warn;
 use crate::{
     axon::{Stop, bind},
     config::{Config, contract_variable},
+    etl_settings,
     problem::{Problem, chain, print_line, say},
 };
 
@@ -68,14 +69,18 @@ fn contract(config: &Config) -> Result<EtlSettings, Problem> {
         SettingsError::NoTarget => Problem::failed(error),
         error => Problem::usage(error),
     })?;
-    let ours = &config.settings.etl;
+    over_the_contract(&mut settings, &config.settings.etl);
+    Ok(settings)
+}
+
+/// Puts our settings over those of the contract.
+pub(crate) fn over_the_contract(settings: &mut EtlSettings, ours: &etl_settings::EtlSettings) {
     if let Some(roots) = &ours.fqn_roots {
-        settings.fqn_roots = roots.clone();
+        settings.fqn_roots.clone_from(roots);
     }
     if let Some(retries) = ours.direct_put_retries {
         settings.direct_put_retries = retries;
     }
-    Ok(settings)
 }
 
 fn announce(
@@ -131,7 +136,10 @@ impl Transform {
             })?;
             return Ok(Some(Self { handler, name: name.clone(), program: false }));
         }
-        let Some(spec) = settings.program() else { return Ok(None) };
+        let program = settings
+            .program()
+            .map_err(|error| config.blame(&format!("etl.{}", error.setting()), &chain(&error)))?;
+        let Some(spec) = program else { return Ok(None) };
         let name = spec.command.join(" ");
         let program = Command::from_spec(spec)
             .map_err(|error| config.blame("etl.command", &chain(&error)))?;

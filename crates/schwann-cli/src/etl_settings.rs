@@ -1,12 +1,19 @@
 //! `[etl]`: how objects are transformed.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use schwann_process::{ByteSize, CommandSpec, Sandbox, Span};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use toml::Value;
 
-use crate::config::{address, some_address};
+use crate::{
+    config::{address, some_address},
+    held::{Held, HeldError},
+};
 
 /// How an ETL server is run.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -26,6 +33,24 @@ pub(crate) struct EtlSettings {
     pub(crate) command: Vec<String>,
     /// What the program may touch.
     pub(crate) sandbox: Sandbox,
+    /// Most processor time of one run; `timeout` if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_cpu: Option<Span>,
+    /// Most memory of one run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_memory: Option<ByteSize>,
+    /// Most processes and threads of one run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_processes: Option<u32>,
+    /// Most open files of each process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_open_files: Option<u32>,
+    /// Most that one run may put into its folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) max_folder: Option<ByteSize>,
+    /// What of the machine it may read in a sandbox, besides the system's folders.
+    #[serde(deserialize_with = "some_folders", skip_serializing_if = "Option::is_none")]
+    pub(crate) read_only: Option<Vec<PathBuf>>,
     /// Longest run of the program.
     pub(crate) timeout: Span,
     /// Most that the program may write.
@@ -66,6 +91,12 @@ impl Default for EtlSettings {
             builtin: None,
             command: Vec::new(),
             sandbox: Sandbox::None,
+            max_cpu: None,
+            max_memory: None,
+            max_processes: None,
+            max_open_files: None,
+            max_folder: None,
+            read_only: None,
             timeout: Span::from_secs(600),
             max_output: ByteSize::new(16 << 30),
             max_running: 32,
@@ -85,11 +116,11 @@ impl Default for EtlSettings {
 
 impl EtlSettings {
     /// The program, if that is the transform.
-    pub(crate) fn program(&self) -> Option<CommandSpec> {
+    pub(crate) fn program(&self) -> Result<Option<CommandSpec>, HeldError> {
         if self.command.is_empty() {
-            return None;
+            return Ok(None);
         }
-        Some(CommandSpec {
+        let mut spec = CommandSpec {
             timeout: self.timeout,
             max_output: self.max_output,
             max_running: self.max_running,
@@ -99,7 +130,17 @@ impl EtlSettings {
             environment: self.environment.clone(),
             inherit: self.inherit.clone(),
             ..CommandSpec::new(self.command.iter().cloned(), self.sandbox)
-        })
+        };
+        let held = Held {
+            max_cpu: self.max_cpu,
+            max_memory: self.max_memory,
+            max_processes: self.max_processes,
+            max_open_files: self.max_open_files,
+            max_folder: self.max_folder,
+            read_only: self.read_only.clone(),
+        };
+        held.apply(Path::new("/"), &mut spec)?;
+        Ok(Some(spec))
     }
 }
 

@@ -37,6 +37,11 @@ impl Problem {
     }
 
     /// Adds the next step.
+    /// What went wrong, without hints.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(crate) fn hint(mut self, hint: impl Display) -> Self {
         self.hints.push(hint.to_string());
         self

@@ -8,7 +8,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use schwann::Finished;
+use schwann::{Finished, RequestBody};
+use schwann_cards::{PublishedCall, PublishedError};
 use schwann_process::{AnswerError, Job, Post, RunError};
 use schwann_synapse::{
     axon::{Route, StreamReply, SynapseError, untyped},
@@ -84,6 +85,10 @@ impl Worker {
             Server::Upstream(upstream) => {
                 upstream.run(post(&ask, &from)?).await.map_err(of_upstream)?.body
             }
+            Server::Card(card) => {
+                let run = card.start(card_call(&ask, &from), card_input(&ask)?).await;
+                run.map_err(of_card)?.collect().await.map_err(of_card)?
+            }
             // An echo; the others stream.
             Server::Builtin(_) => return Ok(ask),
         };
@@ -129,6 +134,17 @@ impl Worker {
                 }
                 Ok(out.finish())
             }
+            Server::Card(card) => {
+                let run = card.start(card_call(&ask, &from), card_input(&ask)?).await;
+                let mut run = run.map_err(of_card)?;
+                let mut next = run.chunk().await.map_err(of_card)?;
+                let mut out = reply.start();
+                while let Some(chunk) = next {
+                    out.write(chunk).await?;
+                    next = run.chunk().await.map_err(of_card)?;
+                }
+                Ok(out.finish())
+            }
             Server::Builtin(builtin) => paced(pieces(*builtin, &ask)?, reply).await,
         }
     }
@@ -147,6 +163,23 @@ fn bad_request(message: String) -> SynapseError {
 
 /// A run for a call: who calls is in its environment.
 fn job(ask: &Untyped, from: &Caller) -> Result<Job, SynapseError> {
+    Ok(Job {
+        input: json(ask)?,
+        environment: environment(ask, from),
+        deadline: Some(Instant::now() + from.timeout),
+    })
+}
+
+/// The same for a card. Its deadline is the call's, which drops it.
+fn card_call(ask: &Untyped, from: &Caller) -> PublishedCall {
+    PublishedCall { caller: from.hotkey.to_string(), environment: environment(ask, from) }
+}
+
+fn card_input(ask: &Untyped) -> Result<RequestBody, SynapseError> {
+    Ok(RequestBody::from_bytes(json(ask)?))
+}
+
+fn environment(ask: &Untyped, from: &Caller) -> Vec<(String, String)> {
     let environment = [
         ("SYNAPSE_NAME", ask.name.clone()),
         ("SYNAPSE_CALLER", from.hotkey.to_string()),
@@ -154,11 +187,7 @@ fn job(ask: &Untyped, from: &Caller) -> Result<Job, SynapseError> {
         ("SYNAPSE_CALLER_IP", from.ip.to_string()),
         ("SYNAPSE_TIMEOUT", from.timeout.as_secs_f64().to_string()),
     ];
-    Ok(Job {
-        input: json(ask)?,
-        environment: environment.map(|(name, value)| (name.to_owned(), value)).to_vec(),
-        deadline: Some(Instant::now() + from.timeout),
-    })
+    environment.map(|(name, value)| (name.to_owned(), value)).to_vec()
 }
 
 /// A request for a call: who calls is in its headers.
@@ -196,6 +225,15 @@ fn of_program(error: RunError) -> SynapseError {
         | RunError::TooMuchOutput { .. }
         | RunError::Input { .. }
         | RunError::Lost(_) => SynapseError::internal(error),
+    }
+}
+
+fn of_card(error: PublishedError) -> SynapseError {
+    let (status, message) = error.public();
+    match status {
+        StatusCode::INTERNAL_SERVER_ERROR => SynapseError::internal(error),
+        StatusCode::GATEWAY_TIMEOUT => SynapseError::timeout().because(error),
+        _ => SynapseError::new(status, message).because(error),
     }
 }
 

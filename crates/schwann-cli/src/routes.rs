@@ -5,12 +5,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use schwann_cards::PublishedCard;
 use schwann_process::{
     ByteSize, Command, CommandSpec, Sandbox, Span, SpecError, Upstream, UpstreamSpec,
     UpstreamSpecError,
 };
 use schwann_synapse::{caller, ss58::Hotkey, synapse::BASE_FIELDS};
 use serde::{Deserialize, Serialize};
+
+use crate::held::{Held, HeldError};
 
 /// One synapse, as written.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -67,6 +70,18 @@ pub(crate) struct Route {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sandbox: Option<Sandbox>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_cpu: Option<Span>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_memory: Option<ByteSize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_processes: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_open_files: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    max_folder: Option<ByteSize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    read_only: Option<Vec<PathBuf>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     stderr_tail: Option<ByteSize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     working_directory: Option<PathBuf>,
@@ -105,7 +120,13 @@ pub(crate) const EXAMPLES: &[(&str, &str)] = &[
     ("max_output", "\"64MiB\""),
     ("max_running", "32"),
     ("max_wait", "\"5s\""),
-    ("sandbox", "\"none\""),
+    ("sandbox", "\"strict\""),
+    ("max_cpu", "\"20s\""),
+    ("max_memory", "\"512MiB\""),
+    ("max_processes", "64"),
+    ("max_open_files", "256"),
+    ("max_folder", "\"64MiB\""),
+    ("read_only", "[\"/srv/model\"]"),
     ("stderr_tail", "\"4KiB\""),
     ("working_directory", "\"/srv/translate\""),
     ("environment", "{ MODEL = \"small\" }"),
@@ -183,6 +204,7 @@ pub(crate) enum Server {
     Command(Command),
     Upstream(Upstream),
     Builtin(Builtin),
+    Card(PublishedCard),
 }
 
 /// Why a `[[synapse]]` cannot be served.
@@ -210,6 +232,8 @@ pub(crate) enum RouteError {
     #[error("a priority must be a number")]
     Priority,
     #[error(transparent)]
+    Held(#[from] HeldError),
+    #[error(transparent)]
     Command(#[from] SpecError),
     #[error(transparent)]
     Upstream(#[from] UpstreamSpecError),
@@ -221,6 +245,14 @@ impl Route {
         let text = format!("name = \"{name}\"");
         let mut route: Self = toml::from_str(&text).expect("a name is all that must be there");
         route.builtin = Some(builtin);
+        route
+    }
+
+    /// A published card, under the axon's own conditions.
+    pub(crate) fn of_card(card: &PublishedCard) -> Self {
+        let text = format!("name = \"{}\"\nstream = {}", card.name(), card.streams());
+        let mut route: Self = toml::from_str(&text).expect("a name is all that must be there");
+        route.hash = card.hash().to_vec();
         route
     }
 
@@ -296,11 +328,24 @@ impl Route {
         put(&mut spec.stderr_tail, &self.stderr_tail);
         put(&mut spec.environment, &self.environment);
         put(&mut spec.inherit, &self.inherit);
+        self.held().apply(folder, &mut spec)?;
         Ok(Server::Command(Command::from_spec(spec)?))
+    }
+
+    fn held(&self) -> Held {
+        Held {
+            max_cpu: self.max_cpu,
+            max_memory: self.max_memory,
+            max_processes: self.max_processes,
+            max_open_files: self.max_open_files,
+            max_folder: self.max_folder,
+            read_only: self.read_only.clone(),
+        }
     }
 
     fn upstream(&self, upstream: &str, timeout: Span) -> Result<Server, RouteError> {
         self.refuse("an upstream", &self.of_commands())?;
+        self.refuse("an upstream", &self.held().settings())?;
         let mut spec = UpstreamSpec::new(upstream);
         spec.timeout = self.timeout.unwrap_or(timeout);
         put(&mut spec.max_output, &self.max_output);
@@ -315,6 +360,7 @@ impl Route {
 
     fn builtin(&self, builtin: Builtin) -> Result<Server, RouteError> {
         self.refuse("a builtin", &self.of_commands())?;
+        self.refuse("a builtin", &self.held().settings())?;
         self.refuse("a builtin", &self.of_upstreams())?;
         let of_both = [
             ("max_output", self.max_output.is_some()),
@@ -364,7 +410,7 @@ fn put<T: Clone>(default: &mut T, given: &Option<T>) {
     }
 }
 
-fn good_name(name: &str) -> bool {
+pub(crate) fn good_name(name: &str) -> bool {
     (1..=128).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }

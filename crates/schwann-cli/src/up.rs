@@ -2,14 +2,19 @@
 
 use std::{env, path::Path, sync::Arc};
 
-use schwann_synapse::keys::{Keypair, Signer};
+use schwann_cards::{Beside, Place};
+use schwann_synapse::{
+    axon::RouteTable,
+    keys::{Keypair, Signer},
+};
 use serde_json::json;
 
 use crate::{
     axon::Serving,
-    cards,
+    cards::{self, PUBLISHING_OFF},
     config::Config,
-    key,
+    faces::{ServingTransforms, Synapses},
+    key, outlet,
     problem::{Problem, chain, print_line, say},
     routes::{Builtin, Route, Server},
 };
@@ -36,8 +41,10 @@ pub(crate) async fn run(config: &Config, json: bool) -> Result<(), Problem> {
             Arc::new(key)
         }
     };
-    let serving = Serving::begin(config, signer, servers).await?;
-    let cards = cards::Serving::begin(config, "--cards").await?;
+    let table = RouteTable::new();
+    let serving = Serving::begin(config, Arc::clone(&signer), servers, Some(table.clone())).await?;
+    let (beside, transforms) = beside(config, &serving, signer, table).await?;
+    let cards = cards::Serving::begin(config, "--cards", beside, transforms).await?;
     if !lasting {
         say("note: no key is set, so this axon has a throw-away one until it stops");
     }
@@ -71,6 +78,40 @@ pub(crate) async fn run(config: &Config, json: bool) -> Result<(), Problem> {
     }
     let (axon, cards) = tokio::join!(serving.until_stopped(), cards.until_stopped());
     axon.and(cards)
+}
+
+/// What the cards are beside. What only this machine can reach, publishes and calls without being told to.
+async fn beside(
+    config: &Config,
+    serving: &Serving,
+    signer: Arc<dyn Signer>,
+    table: RouteTable,
+) -> Result<(Beside, Option<ServingTransforms>), Problem> {
+    let (axon, cards) = (&config.settings.axon, &config.settings.cards);
+    let private = serving.address.ip().is_loopback() && cards.listen.ip().is_loopback();
+    let publish = cards.publish.unwrap_or(private);
+    let (etl, transforms) = cards::transforms(config, publish, private).await?;
+    let synapse = match publish {
+        true => Place::Open(Arc::new(Synapses::new(
+            table.clone(),
+            serving.names(),
+            serving.address,
+            serving.hotkey(),
+        ))),
+        false => Place::Closed(PUBLISHING_OFF.to_owned()),
+    };
+    let outlet = match cards.call_axon.unwrap_or(private) {
+        true => Ok(outlet::outlet(
+            signer,
+            serving.address,
+            serving.names(),
+            table,
+            axon.verify,
+            axon.timeout.duration(),
+        )?),
+        false => Err("`[cards] call_axon = true` allows it".to_owned()),
+    };
+    Ok((Beside { synapse, etl, outlet }, transforms))
 }
 
 fn samples(config: &Config) -> Result<Vec<(Route, Server)>, Problem> {

@@ -68,3 +68,65 @@ async fn its_dendrite_calls_programs() {
     let python = peer::interpreter("SCHWANN_PEER_SDK_10_5");
     peer::run(python, args, Duration::from_secs(180)).await.expect_all(CASES);
 }
+
+/// The same synapses as cards of `schwann up`.
+const BESIDE: &str = r#"
+[axon]
+listen = "127.0.0.1:0"
+[cards]
+listen = "127.0.0.1:0"
+first_superuser_password = "correct horse"
+[key]
+uri = "//interop-axon"
+[[synapse]]
+name = "Strict"
+builtin = "echo"
+bound = "required"
+"#;
+
+#[tokio::test]
+async fn its_dendrite_calls_published_cards() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("schwann.toml");
+    fs::write(&file, BESIDE).unwrap();
+    let (file, data) = (file.to_str().unwrap(), folder.path().join("data"));
+    let data = data.to_str().unwrap();
+    let args = ["up", "--json", "--config", file, "--data", data];
+    let up = Peer::start(env!("CARGO_BIN_EXE_schwann"), args).await;
+    let python = peer::interpreter("SCHWANN_PEER_SDK_10_5");
+    let publish = folder.path().join("publish.py");
+    fs::write(&publish, PUBLISH).unwrap();
+    for (name, file, code, stream) in [
+        ("Translate", "translate.py", TRANSLATE, "false"),
+        ("TranslateStream", "translate_stream.py", TRANSLATE_STREAM, "true"),
+    ] {
+        let card = folder.path().join(file);
+        fs::write(&card, code).unwrap();
+        let site = up.ready()["cards"]["url"].as_str().unwrap();
+        let args = [publish.to_str().unwrap(), site, name, card.to_str().unwrap(), stream];
+        peer::run(python.clone(), args, Duration::from_secs(60)).await.expect_all(1);
+    }
+    let client = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../interop/translate_client.py");
+    let port = up.ready()["port"].to_string();
+    let args = [client.to_str().unwrap(), "--port", &port, "--axon-hotkey", up.said("hotkey")];
+    peer::run(python, args, Duration::from_secs(180)).await.expect_all(CASES);
+}
+
+/// Publishes a card with the code of a file, over the interface.
+const PUBLISH: &str = r#"
+import json, sys, urllib.parse, urllib.request
+site, name, path, stream = sys.argv[1:]
+def ask(method, path, body, token=None):
+    kind = "application/json" if token else "application/x-www-form-urlencoded"
+    text = json.dumps(body) if token else urllib.parse.urlencode(body)
+    headers = {"Content-Type": kind, **({"Authorization": "Bearer " + token} if token else {})}
+    request = urllib.request.Request(site + "/api/v1" + path, text.encode(), headers, method=method)
+    return json.load(urllib.request.urlopen(request))
+login = {"username": "admin@example.com", "password": "correct horse"}
+token = ask("POST", "/login/access-token", login)["access_token"]
+book = ask("POST", "/books/", {"title": name}, token)["id"]
+card = ask("POST", f"/books/{book}/cards/", {"language": "python", "code": open(path).read()}, token)["id"]
+how = {"face": "synapse", "name": name, "stream": stream == "true", "hash": ["text", "target"]}
+said = ask("PUT", f"/books/{book}/cards/{card}/publication", how, token)
+print(json.dumps({"case": name, "ok": said["unavailable"] is None and said["hash"] == ["text", "target"]}))
+"#;

@@ -19,6 +19,7 @@ mod deadline;
 mod pipeline;
 mod refusal;
 mod reply;
+mod table;
 mod v10_request;
 
 use std::{
@@ -35,6 +36,7 @@ use uuid::Uuid;
 
 pub(crate) use self::pipeline::Tally;
 pub use self::reply::{StreamReply, SynapseStream};
+pub use self::table::RouteTable;
 use self::{
     pipeline::{Exchange, route_name},
     refusal::Refusal,
@@ -64,6 +66,9 @@ struct Inner {
     uuid: String,
     version: i64,
     routes: HashMap<String, Attached>,
+    /// Routes that come and go, and the counters of all of them.
+    table: RouteTable,
+    of_table: RouteMetrics,
     unknown: RouteMetrics,
     /// Attach order, for the reference's 404.
     names: Vec<String>,
@@ -102,6 +107,7 @@ pub struct AxonBuilder {
     hotkey: Hotkey,
     version: i64,
     routes: Vec<Route>,
+    table: Option<RouteTable>,
     verify: Verify,
     bound: Bound,
     max_body: u64,
@@ -145,6 +151,7 @@ impl Axon {
             hotkey: signer.hotkey(),
             version: VERSION,
             routes: Vec::new(),
+            table: None,
             verify: Verify::default(),
             bound: Bound::default(),
             max_body: 16 * 1024 * 1024,
@@ -182,6 +189,13 @@ impl AxonBuilder {
     #[must_use]
     pub fn attach(mut self, route: Route) -> Self {
         self.routes.push(route);
+        self
+    }
+
+    /// Serves the routes of this table, too, as they come and go. Default: there is none.
+    #[must_use]
+    pub fn table(mut self, table: RouteTable) -> Self {
+        self.table = Some(table);
         self
     }
 
@@ -305,7 +319,11 @@ impl AxonBuilder {
         let keys = Arc::new(self.keys.unwrap_or_default());
         let btauth = btauth::Verifier::new(Arc::clone(&keys), Arc::clone(&nonces))
             .not_before(freshness.floor_ns());
-        let mut modes = self.routes.iter().map(|route| route.verify.unwrap_or(self.verify));
+        if self.table.is_some() && self.verify == Verify::Nothing && self.bound != Bound::Optional {
+            return Err(BuildError::Unverifiable(TABLE.to_owned()));
+        }
+        let modes = self.routes.iter().map(|route| route.verify.unwrap_or(self.verify));
+        let mut modes = modes.chain(self.table.is_some().then_some(self.verify));
         let mixed = modes.clone().any(|mode| mode == Verify::LikeReference)
             && modes.any(|mode| mode != Verify::LikeReference);
         let mut routes = HashMap::with_capacity(self.routes.len());
@@ -332,6 +350,8 @@ impl AxonBuilder {
             uuid: Uuid::new_v4().to_string(),
             version: self.version,
             routes,
+            of_table: self.metrics.route(if self.table.is_some() { TABLE } else { UNKNOWN }),
+            table: self.table.unwrap_or_default(),
             unknown: self.metrics.route(UNKNOWN),
             names,
             verify: self.verify,
@@ -359,6 +379,9 @@ impl AxonBuilder {
 /// The route every axon has.
 const PING: &str = "Synapse";
 
+/// The label of all routes of a table.
+const TABLE: &str = "(table)";
+
 impl Handler for Axon {
     async fn call(&self, call: Call) -> Result<Finished, Error> {
         let started = Instant::now();
@@ -367,7 +390,12 @@ impl Handler for Axon {
         let (head, body, reply) = call.into_parts();
         let name = route_name(head.uri.path());
         let attached = axon.routes.get(&*name);
-        let metrics = attached.map_or(&axon.unknown, |attached| &attached.metrics);
+        let of_table = if attached.is_none() { axon.table.get(&name) } else { None };
+        let (route, metrics) = match (attached, &of_table) {
+            (Some(attached), _) => (Some(&attached.route), &attached.metrics),
+            (None, Some(route)) => (Some(&**route), &axon.of_table),
+            (None, None) => (None, &axon.unknown),
+        };
         let mut exchange = Exchange {
             axon,
             metrics,
@@ -381,8 +409,8 @@ impl Handler for Axon {
             timeout: None,
             room: Taken::default(),
         };
-        let served = match attached {
-            Some(attached) => exchange.serve(attached, &head, body, reply, peer).await,
+        let served = match route {
+            Some(route) => exchange.serve(route, &head, body, reply, peer).await,
             None => Err(Refusal::unknown(axon, &name)),
         };
         match served {

@@ -30,6 +30,8 @@ pub(crate) struct PublicationPublic {
     name: String,
     /// Whether the answer is passed on as it is written. If not, it is one JSON object. Transforms always stream.
     stream: bool,
+    /// Fields that callers hash, in order.
+    hash: Vec<String>,
     follow: Follow,
     /// The version of the card that is called; null if that is the latest.
     version: Option<i64>,
@@ -62,6 +64,9 @@ pub(crate) struct PublicationUpdate {
     name: String,
     /// Of a synapse. Default: false.
     stream: Option<bool>,
+    /// Of a synapse: the fields that the callers' class hashes (`required_hash_fields`), in order. Default: none.
+    #[schema(max_items = 64)]
+    hash: Option<Vec<String>>,
     /// Default: `version`.
     follow: Option<Follow>,
 }
@@ -95,14 +100,16 @@ impl Read for PublicationUpdate {
         let face = fields.required("face", choice(FACES));
         let name = fields.required("name", name);
         let stream = fields.optional("stream", flag);
+        let hash = fields.list("hash", 64, text(1, 128));
         let follow = fields.optional("follow", choice(FOLLOW));
-        Some(Self { face: face?, name: name?, stream: stream?, follow: follow? })
+        Some(Self { face: face?, name: name?, stream: stream?, hash: hash?, follow: follow? })
     }
 }
 
 impl PublicationPublic {
     pub(crate) fn new(publishing: &Publishing, publication: Publication) -> Self {
-        let Publication { face, name, stream, fixed, created_at, updated_at, .. } = publication;
+        let Publication { face, name, stream, hash, fixed, created_at, updated_at, .. } =
+            publication;
         let (mut url, mut command, mut unavailable) = (None, None, None);
         match publishing.place(face) {
             Place::Closed(why) => unavailable = Some(why.clone()),
@@ -118,6 +125,7 @@ impl PublicationPublic {
             face,
             name,
             stream,
+            hash,
             follow: if fixed.is_some() { Follow::Version } else { Follow::Latest },
             version: fixed.map(|fixed| fixed.version),
             url,
@@ -204,6 +212,7 @@ pub(crate) async fn publish_card(
     let wanted = NewPublication {
         face: new.face,
         stream: new.face == Face::Etl || new.stream.unwrap_or(false),
+        hash: new.hash.unwrap_or_default(),
         latest: new.follow == Some(Follow::Latest),
         name: new.name,
     };

@@ -36,6 +36,8 @@ pub(crate) struct Publication {
     pub(crate) name: String,
     /// Whether its answer is passed on as it is written.
     pub(crate) stream: bool,
+    /// Fields that callers hash, in order.
+    pub(crate) hash: Vec<String>,
     /// `None`: the card as it is when it is called.
     pub(crate) fixed: Option<Fixed>,
     pub(crate) created_at: Moment,
@@ -57,8 +59,18 @@ pub(crate) struct NewPublication {
     pub(crate) face: Face,
     pub(crate) name: String,
     pub(crate) stream: bool,
+    pub(crate) hash: Vec<String>,
     /// Follow the card's later versions.
     pub(crate) latest: bool,
+}
+
+/// By what a card is called.
+#[derive(Clone, Debug)]
+pub(crate) struct CalledBy {
+    pub(crate) face: Face,
+    pub(crate) name: String,
+    pub(crate) stream: bool,
+    pub(crate) hash: Vec<String>,
 }
 
 /// A published card, and whose it is.
@@ -120,6 +132,13 @@ fn face(row: &AnyRow) -> Result<Face, sqlx::Error> {
     }
 }
 
+fn hash(row: &AnyRow) -> Result<Vec<String>, sqlx::Error> {
+    serde_json::from_str(&row.text("hash")?).map_err(|error| sqlx::Error::ColumnDecode {
+        index: "hash".to_owned(),
+        source: Box::new(error),
+    })
+}
+
 fn publication(row: &AnyRow) -> Result<Publication, sqlx::Error> {
     let fixed = match row.maybe_number("version")? {
         None => None,
@@ -137,6 +156,7 @@ fn publication(row: &AnyRow) -> Result<Publication, sqlx::Error> {
         face: face(row)?,
         name: row.text("name")?,
         stream: row.flag("stream")?,
+        hash: hash(row)?,
         fixed,
         created_at: row.moment("created_at")?,
         updated_at: row.moment("updated_at")?,
@@ -192,6 +212,7 @@ impl Store {
             face: new.face,
             name: new.name,
             stream: new.stream,
+            hash: new.hash,
             fixed: (!new.latest).then_some(Fixed {
                 version: card.version,
                 language,
@@ -208,7 +229,7 @@ impl Store {
         let fixed = publication.fixed.as_ref();
         sqlx::query(
             "INSERT INTO publications (card_id, face, name, stream, version, language, code, settings, created_at, \
-             updated_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+             updated_at, hash) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         )
         .bind(card_id.to_string())
         .bind(publication.face.word())
@@ -220,6 +241,7 @@ impl Store {
         .bind(fixed.map(|fixed| cards::json(&fixed.settings)))
         .bind(publication.created_at.millis())
         .bind(publication.updated_at.millis())
+        .bind(serde_json::to_string(&publication.hash).expect("texts can be written"))
         .execute(&mut *transaction)
         .await
         .map_err(|error| {
@@ -270,14 +292,21 @@ impl Store {
         Ok(all.into_iter().map(|publication| (publication.card_id, publication)).collect())
     }
 
-    /// By what all cards are called, and whether they stream.
-    pub(crate) async fn all_called(&self) -> Result<Vec<(Face, String, bool)>, StoreError> {
+    /// By what all cards are called.
+    pub(crate) async fn all_called(&self) -> Result<Vec<CalledBy>, StoreError> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "SELECT p.face, p.name, p.stream {CALLED} ORDER BY p.face, p.name"
+            "SELECT p.face, p.name, p.stream, p.hash {CALLED} ORDER BY p.face, p.name"
         )))
         .fetch_all(&self.pool)
         .await?;
-        read_all(&rows, |row| Ok((face(row)?, row.text("name")?, row.flag("stream")?)))
+        read_all(&rows, |row| {
+            Ok(CalledBy {
+                face: face(row)?,
+                name: row.text("name")?,
+                stream: row.flag("stream")?,
+                hash: hash(row)?,
+            })
+        })
     }
 
     /// The card that is called by this name.

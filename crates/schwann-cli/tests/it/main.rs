@@ -5,6 +5,7 @@
 mod calls;
 mod deploy;
 mod etl;
+mod faces;
 mod keys;
 mod serve;
 mod settings;

@@ -18,10 +18,10 @@ use crate::{ALICE, BOB, Said, command, schwann_in};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running axon, stopped when dropped.
-struct Axon {
+pub(crate) struct Axon {
     folder: tempfile::TempDir,
     child: Child,
-    ready: Value,
+    pub(crate) ready: Value,
 }
 
 impl Axon {
@@ -36,7 +36,7 @@ impl Axon {
         Self::run(folder, &[&args, flags].concat())
     }
 
-    fn run(folder: tempfile::TempDir, args: &[&str]) -> Self {
+    pub(crate) fn run(folder: tempfile::TempDir, args: &[&str]) -> Self {
         let log = File::create(folder.path().join("log")).unwrap();
         let mut command = command(folder.path(), args, &[]);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
@@ -48,30 +48,30 @@ impl Axon {
         Self { folder, child, ready }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn url(&self) -> &str {
+    pub(crate) fn url(&self) -> &str {
         self.ready["url"].as_str().unwrap()
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap()
     }
 
-    fn call(&self, name: &str, fields: &str, rest: &[&str]) -> Said {
+    pub(crate) fn call(&self, name: &str, fields: &str, rest: &[&str]) -> Said {
         let args = ["call", self.url(), name, fields, "--hotkey", ALICE, "--key-uri", "//Bob"];
         // Not in the axon's folder, whose file is the axon's.
         schwann_in(Path::new("/"), &[&args, rest].concat(), &[])
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     /// The exit code, and what it logged.
-    fn ended(mut self) -> (Option<i32>, String) {
+    pub(crate) fn ended(mut self) -> (Option<i32>, String) {
         let began = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {

@@ -153,3 +153,37 @@ fn what_nobody_can_check_is_not_demanded() {
         schwann_in(folder.path(), &["config", "check"], &[]).bad(2, expected);
     }
 }
+
+#[test]
+fn a_sandboxed_program_is_held_to_what_the_file_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let checked = |text: &str| {
+        std::fs::write(folder.path().join("schwann.toml"), text).unwrap();
+        schwann_in(folder.path(), &["config", "check"], &[])
+    };
+    std::fs::create_dir(folder.path().join("model")).unwrap();
+    let limits = "max_cpu = \"2s\"\nmax_memory = \"64MiB\"\nmax_processes = 4\nmax_open_files = 32\n\
+                  max_folder = \"1MiB\"\n";
+    let synapse = "[[synapse]]\nname = \"A\"\ncommand = [\"true\"]\n";
+    checked(&format!("{synapse}sandbox = \"strict\"\n{limits}read_only = [\"model\"]\n")).good();
+    let absent = format!("{synapse}sandbox = \"strict\"\nread_only = [\"absent\"]\n");
+    checked(&absent).bad(2, "`read_only`: absent cannot be shown: No such file");
+    for setting in limits.lines().chain(["read_only = [\"model\"]"]) {
+        let name = setting.split(' ').next().unwrap();
+        let told = format!("`{name}` means nothing with `sandbox = \"none\"`");
+        checked(&format!("{synapse}sandbox = \"none\"\n{setting}\n")).bad(2, &told);
+        let misplaced = format!("`{name}` means nothing for a builtin");
+        checked(&format!("[[synapse]]\nname = \"A\"\nbuiltin = \"echo\"\n{setting}\n"))
+            .bad(2, &misplaced);
+    }
+    let zero = format!("{synapse}sandbox = \"strict\"\nmax_processes = 0\n");
+    checked(&zero).bad(2, "`processes` must not be zero");
+    let etl = "[etl]\ncommand = [\"true\"]\n";
+    checked(&format!("{etl}sandbox = \"strict\"\n{limits}read_only = [\"/usr/share\"]\n")).good();
+    checked(&format!("{etl}max_memory = \"1MiB\"\n"))
+        .bad(2, "means nothing with `sandbox = \"none\"`");
+    checked(&format!("{etl}sandbox = \"strict\"\nread_only = [\"/absent\"]\n"))
+        .bad(2, "/absent cannot be shown");
+    checked(&format!("{etl}sandbox = \"strict\"\nread_only = [\"model\"]\n"))
+        .bad(2, "not an absolute path");
+}

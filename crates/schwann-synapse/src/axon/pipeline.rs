@@ -18,7 +18,7 @@ use tracing::{Level, debug, error, event_enabled};
 use uuid::Uuid;
 
 use super::{
-    Attached, Inner, PING,
+    Inner, PING,
     btauth_request::BTAUTH_VERSION,
     deadline::within,
     refusal::{Refusal, chain, for_header},
@@ -102,14 +102,13 @@ pub(crate) struct Tally {
 impl Exchange<'_> {
     pub(super) async fn serve(
         &mut self,
-        attached: &Attached,
+        route: &Route,
         head: &Parts,
         body: RequestBody,
         reply: Reply,
         peer: Option<SocketAddr>,
     ) -> Result<Finished, Refusal> {
         let axon = self.axon;
-        let route = &attached.route;
         if head.method != Method::POST && head.method != Method::GET {
             return Err(Refusal::method());
         }

@@ -7,3 +7,4 @@ mod leaving;
 mod order;
 mod running;
 mod serving;
+mod table;

@@ -1,0 +1,483 @@
+//! Cards of `schwann up` behind the other faces, and what they may call themselves.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::{ALICE, command, schwann_in, serve::Axon};
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What came back over a connection.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    body: String,
+    /// Whether it has its end.
+    whole: bool,
+}
+
+impl Answer {
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("{self:?}"))
+    }
+
+    #[track_caller]
+    fn good(self) -> Value {
+        assert_eq!(self.status, 200, "{self:?}");
+        self.json()
+    }
+
+    #[track_caller]
+    fn refused(self, status: u16, code: &str) -> String {
+        assert_eq!((self.status, self.json()["code"].as_str()), (status, Some(code)), "{self:?}");
+        self.json()["detail"].as_str().unwrap().to_owned()
+    }
+}
+
+fn ask(port: &Value, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
+    let port = u16::try_from(port.as_u64().unwrap()).unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n"
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body).unwrap();
+    let mut seen = Vec::new();
+    // A reset is an end as well, and what it cuts is seen below.
+    let _ = stream.read_to_end(&mut seen);
+    let seen = String::from_utf8(seen).unwrap();
+    let (head, rest) = seen.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{seen:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    if !head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        return Answer { status, body: rest.to_owned(), whole: true };
+    }
+    let (mut body, mut rest) = (String::new(), rest);
+    loop {
+        let Some((size, after)) = rest.split_once("\r\n") else {
+            return Answer { status, body, whole: false };
+        };
+        let size = usize::from_str_radix(size, 16).unwrap();
+        if size == 0 {
+            return Answer { status, body, whole: true };
+        }
+        let Some(chunk) = after.get(..size) else {
+            return Answer { status, body, whole: false };
+        };
+        body.push_str(chunk);
+        rest = after.get(size + 2..).unwrap_or_default();
+    }
+}
+
+/// `schwann up` and its first user.
+struct Up {
+    up: Axon,
+    token: String,
+    book: String,
+}
+
+impl Up {
+    fn start() -> Self {
+        Self::with("", &[])
+    }
+
+    fn with(file: &str, flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        if !file.is_empty() {
+            fs::write(folder.path().join("schwann.toml"), file).unwrap();
+        }
+        let args = ["up", "--cards", "127.0.0.1:0", "--key-uri", "//Alice", "--json"];
+        let listen = ["--listen", "127.0.0.1:0"];
+        let listen = if flags.contains(&"--listen") { &[][..] } else { &listen };
+        let up = Axon::run(folder, &[&args, listen, flags].concat());
+        let password = up.ready["cards"]["first_superuser"]["password"].as_str().unwrap();
+        let form = format!("username=admin@example.com&password={password}");
+        let kind = "content-type: application/x-www-form-urlencoded\r\n";
+        let port = &up.ready["cards"]["port"];
+        let path = "/api/v1/login/access-token";
+        let token = ask(port, "POST", path, kind, form.as_bytes()).good();
+        let token = token["access_token"].as_str().unwrap().to_owned();
+        let mut this = Self { up, token, book: String::new() };
+        let book = this.api("POST", "/books/", json!({"title": "faces"})).good();
+        this.book = format!("/books/{}", book["id"].as_str().unwrap());
+        this
+    }
+
+    fn api(&self, method: &str, path: &str, body: Value) -> Answer {
+        let headers =
+            format!("authorization: Bearer {}\r\ncontent-type: application/json\r\n", self.token);
+        let (path, body) = (format!("/api/v1{path}"), body.to_string());
+        let body = if method == "GET" { &[][..] } else { body.as_bytes() };
+        ask(&self.up.ready["cards"]["port"], method, &path, &headers, body)
+    }
+
+    fn card(&self, language: &str, code: &str, settings: Value) -> String {
+        let body = json!({"language": language, "code": code, "settings": settings});
+        let card = self.api("POST", &format!("{}/cards/", self.book), body).good();
+        format!("{}/cards/{}", self.book, card["id"].as_str().unwrap())
+    }
+
+    fn publish(&self, card: &str, face: &str, name: &str, stream: bool) -> Value {
+        let body = json!({"face": face, "name": name, "stream": stream});
+        self.api("PUT", &format!("{card}/publication"), body).good()
+    }
+
+    /// What a card prints when it is run here.
+    fn run(&self, card: &str) -> Answer {
+        self.api("POST", &format!("{card}/run"), json!({}))
+    }
+
+    fn put(&self, path: &str, headers: &str, object: &[u8]) -> Answer {
+        ask(&self.transforms(), "PUT", path, headers, object)
+    }
+
+    fn transforms(&self) -> Value {
+        let url = self.up.ready["cards"]["transforms"].as_str().unwrap();
+        json!(url.rsplit(':').next().unwrap().parse::<u16>().unwrap())
+    }
+
+    /// The newest run of a card, once it has ended.
+    fn ended(&self, card: &str) -> Value {
+        let began = Instant::now();
+        loop {
+            let runs = self.api("GET", &format!("{card}/runs/"), Value::Null).good();
+            if runs["data"][0]["status"] == "finished" {
+                return runs["data"][0].clone();
+            }
+            assert!(began.elapsed() < PATIENCE, "{runs}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// Waits for a file, for as long as anything may take.
+fn await_file(path: &Path) -> String {
+    let began = Instant::now();
+    loop {
+        match fs::read_to_string(path) {
+            Ok(text) if text.ends_with('\n') => return text.trim().to_owned(),
+            _ => assert!(began.elapsed() < PATIENCE, "no {}", path.display()),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+const SHOUT: &str = "import json, os, sys
+ask = json.load(sys.stdin)
+if ask['text'] == 'fail':
+    sys.exit('a secret reason')
+print(json.dumps({'said': ask['text'].upper(), 'by': os.environ['SYNAPSE_CALLER'], 'axon': 'forged'}))
+";
+
+const WORDS: &str = "import json, sys, time
+ask = json.load(sys.stdin)
+if ask.get('first'):
+    sys.exit('before it began')
+for word in ask['text'].split():
+    print(word, flush=True)
+if ask.get('half'):
+    sys.exit('lost the rest')
+";
+
+#[test]
+fn a_published_card_is_a_synapse_for_whoever_calls() {
+    let up = Up::start();
+    let card = up.card("python", SHOUT, json!({}));
+    let said = up.publish(&card, "synapse", "Shout", false);
+    assert_eq!(said["url"].as_str(), Some(format!("{}/Shout", up.up.url()).as_str()));
+    assert!(said["command"].as_str().unwrap().contains(ALICE), "{said}");
+    let filled = up.up.call("Shout", "{\"text\": \"hi\", \"kept\": 1}", &[]).good();
+    let filled: Value = serde_json::from_str(&filled).unwrap();
+    assert_eq!(filled, json!({"text": "hi", "kept": 1, "said": "HI", "by": crate::BOB}));
+    let run = up.ended(&card);
+    assert_eq!((&run["face"], &run["caller"]), (&json!("synapse"), &json!(crate::BOB)));
+    assert!(run["sandbox"].as_str().unwrap().starts_with("bubblewrap"), "{run}");
+    let failed = up.up.call("Shout", "{\"text\": \"fail\"}", &[]);
+    failed.bad(1, "refused with 500");
+    assert!(!failed.err.contains("secret"), "{failed:?}");
+    assert!(up.up.log().contains("a secret reason"));
+
+    let stream = up.card("python", WORDS, json!({}));
+    let said = up.publish(&stream, "synapse", "Say", true);
+    assert!(said["command"].as_str().unwrap().ends_with("--stream"), "{said}");
+    let say = |fields: &str| up.up.call("Say", fields, &["--stream"]);
+    assert_eq!(say("{\"text\": \"a b\"}").good(), "a\nb\n");
+    say("{\"text\": \"a b\", \"first\": true}").bad(1, "refused with 500");
+    let cut = say("{\"text\": \"a b\", \"half\": true}");
+    assert_eq!((cut.code, cut.out.as_str()), (1, "a\nb\n"), "{cut:?}");
+    assert!(cut.err.contains("cut"), "{cut:?}");
+
+    up.api("DELETE", &format!("{card}/publication"), json!({})).good();
+    up.up.call("Shout", "{\"text\": \"hi\"}", &[]).bad(1, "refused with 404");
+    up.api("DELETE", &stream, json!({})).good();
+    say("{\"text\": \"a\"}").bad(1, "refused with 404");
+}
+
+#[test]
+fn names_of_the_axon_are_its_own_and_what_is_published_outlives_a_restart() {
+    let up = Up::start();
+    let card = up.card("python", SHOUT, json!({}));
+    let path = format!("{card}/publication");
+    for (name, status, code) in [
+        ("Echo", 409, "name_taken"),
+        ("Synapse", 409, "name_taken"),
+        ("with-dash", 400, "bad_name"),
+    ] {
+        let body = json!({"face": "synapse", "name": name});
+        up.api("PUT", &path, body).refused(status, code);
+    }
+    let body = json!({"face": "etl", "name": "health"});
+    up.api("PUT", &path, body).refused(409, "name_taken");
+    up.publish(&card, "synapse", "Shout", false);
+    let data = up.up.path("schwann-data");
+    let data = data.to_str().unwrap().to_owned();
+    let Up { up, .. } = up;
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("data");
+    up.signal(Signal::INT);
+    // Its folder goes with it, so its data is taken along first.
+    fs::rename(&data, &kept).unwrap();
+    assert_eq!(up.ended().0, Some(0));
+    let args = ["up", "--cards", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--key-uri", "//Alice"];
+    let args = [&args[..], &["--data", kept.to_str().unwrap(), "--json"]].concat();
+    let again = Axon::run(tempfile::tempdir().unwrap(), &args);
+    assert!(again.call("Shout", "{\"text\": \"hi\"}", &[]).good().contains("\"HI\""));
+}
+
+#[test]
+fn a_caller_that_leaves_ends_the_card() {
+    let up = Up::start();
+    let code = "echo begun; sleep 600";
+    let card = up.card("sh", code, json!({}));
+    up.publish(&card, "synapse", "Long", true);
+    let args = ["call", up.up.url(), "Long", "{}", "--hotkey", ALICE, "--key-uri", "//Bob"];
+    let mut caller =
+        command(Path::new("/"), &[&args[..], &["--stream", "--timeout", "50s"]].concat(), &[])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+    let mut begun = [0; 6];
+    caller.stdout.take().unwrap().read_exact(&mut begun).unwrap();
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    assert_eq!(up.ended(&card)["reason"], "cancelled");
+}
+
+const TRANSFORM: &str = "import os, sys
+data = sys.stdin.buffer.read()
+if data == b'first':
+    sys.exit('before it began')
+sys.stdout.buffer.write(data[::-1])
+sys.stdout.flush()
+print(' of', os.environ['ETL_OBJECT'], os.environ['ETL_ARGS'], flush=True)
+if data == b'half':
+    sys.exit('lost the rest')
+";
+
+#[test]
+fn a_published_card_is_a_transform_of_objects() {
+    let up = Up::start();
+    let card = up.card("python", TRANSFORM, json!({}));
+    let said = up.publish(&card, "etl", "reverse-it", false);
+    assert_eq!((&said["stream"], &said["unavailable"]), (&json!(true), &Value::Null));
+    assert!(said["url"].as_str().unwrap().ends_with("/reverse-it"), "{said}");
+    let answer = up.put("/reverse-it/bucket/a%20name?etl_args=x%3D1", "", "hello".as_bytes());
+    assert_eq!((answer.status, answer.whole), (200, true));
+    assert_eq!(answer.body, "olleh of bucket/a name x=1\n");
+    let run = up.ended(&card);
+    assert_eq!((&run["face"], &run["caller"]), (&json!("etl"), &json!("etl: bucket/a name")));
+    let failed = up.put("/reverse-it/b/o", "", b"first");
+    assert_eq!(failed.status, 500);
+    assert!(!failed.body.contains("before it began"), "{failed:?}");
+    let cut = up.put("/reverse-it/b/o", "", b"half");
+    assert!(!cut.whole && cut.body.starts_with("flah"), "{cut:?}");
+    let large = vec![b'x'; 3 << 20];
+    let answer = up.put("/reverse-it/b/large", "", &large);
+    assert!(answer.whole && answer.body.len() > large.len(), "{}", answer.body.len());
+
+    assert_eq!(ask(&up.transforms(), "GET", "/health", "", b"").body, "Running");
+    assert_eq!(up.put("/unknown/b/o", "", b"x").status, 404);
+    // Nothing is fetched, read or sent elsewhere where there is no cluster.
+    let secret = up.up.path("schwann-data/server-id");
+    for (method, path, headers) in [
+        ("GET", "/reverse-it/b/o".to_owned(), ""),
+        ("PUT", format!("/reverse-it/b/o?etl_fqn={}", secret.display()), ""),
+        ("PUT", "/reverse-it/b/o".to_owned(), "ais-node-url: http://127.0.0.1:9/x\r\n"),
+        (
+            "POST",
+            "/reverse-it/download?original_url=http://127.0.0.1:9/&object_to=x".to_owned(),
+            "",
+        ),
+        ("GET", "/reverse-it/ws".to_owned(), "upgrade: websocket\r\n"),
+    ] {
+        let refused = ask(&up.transforms(), method, &path, headers, b"");
+        assert_eq!(refused.status, 400, "{method} {path}: {refused:?}");
+    }
+    let browser = up.put("/reverse-it/b/o", "origin: http://evil.example\r\n", b"x");
+    assert_eq!(browser.status, 403);
+    up.api("DELETE", &format!("{card}/publication"), json!({})).good();
+    assert_eq!(up.put("/reverse-it/b/o", "", b"x").status, 404);
+}
+
+const CALLS: &str = "from axon import AxonError, call, names, stream
+print(call('Echo', text='hi'))
+print(''.join(stream('Count', to=3)), end='')
+print('Echo' in names())
+for name in ['Nothing', 'Shout', 'a/b']:
+    try:
+        call(name)
+    except AxonError as error:
+        print(name, error.status)
+";
+
+#[test]
+fn a_card_calls_the_axon_from_its_sandbox_if_it_is_allowed() {
+    let up = Up::start();
+    let published = up.card("python", SHOUT, json!({}));
+    up.publish(&published, "synapse", "Shout", false);
+    let axon = json!({"axon": true});
+    let card = up.card("python", CALLS, axon.clone());
+    let said = up.run(&card).body;
+    assert_eq!(said, "{'text': 'hi'}\n1\n2\n3\nTrue\nNothing 404\nShout 403\na/b 404\n");
+    let code = "const { call, stream } = require('axon');
+(async () => {
+  console.log(JSON.stringify(await call('Echo', { text: 'hi' })));
+  for await (const piece of stream('Count', { to: 2 })) process.stdout.write(piece);
+  await call('Nothing').catch((error) => console.log(error.name, error.status));
+})();";
+    let card = up.card("javascript", code, axon.clone());
+    assert_eq!(up.run(&card).body, "{\"text\":\"hi\"}\n1\n2\nAxonError 404\n");
+    let code = "axon call Echo '{\"text\": \"hi\"}'; axon stream Count '{\"to\": 2}'
+axon call Nothing >/dev/null; echo $?; axon; echo $?
+ls /run/schwann; touch /run/schwann/x || rm /run/schwann/socket || echo held";
+    let card = up.card("sh", code, axon);
+    let said = up.run(&card).body;
+    for line in
+        ["{\"text\":\"hi\"}\n1\n2\n", "usage: axon", "axon.js\naxon.py\nbin\nsocket\n", "held\n"]
+    {
+        assert!(said.contains(line), "no {line:?} in {said}");
+    }
+    // One without the setting has nothing to call with, and nowhere to call.
+    let code = "import os, sys
+print(os.environ.get('SCHWANN_AXON'), os.path.exists('/run/schwann'))
+import axon";
+    let silent = up.card("python", code, json!({}));
+    let said = up.run(&silent).body;
+    assert!(said.starts_with("None False\n") && said.contains("No module named 'axon'"), "{said}");
+    let site = up.api("GET", "/utils/site", Value::Null).good();
+    assert_eq!(site["axon"], true);
+}
+
+#[test]
+fn the_sample_book_has_a_card_that_calls_the_axon() {
+    let up = Up::start();
+    let books = up.api("GET", "/books/", Value::Null).good();
+    let book = books["data"].as_array().unwrap().iter().find(|book| book["title"] == "Welcome");
+    let path = format!("/books/{}/cards/", book.unwrap()["id"].as_str().unwrap());
+    let cards = up.api("GET", &path, Value::Null).good();
+    let cards = cards["data"].as_array().unwrap();
+    let card = cards.iter().find(|card| card["settings"]["axon"] == true).unwrap();
+    let said = up.run(&format!("{path}{}", card["id"].as_str().unwrap())).body;
+    assert_eq!(said, "{'text': 'hello from a card'}\nevery word of this arrives by itself\n");
+}
+
+#[test]
+fn a_card_that_is_cancelled_ends_its_calls() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pid, out) = (folder.path().join("pid"), folder.path().join("out"));
+    let script = format!("echo $$ > {}; exec sleep 600", pid.display());
+    let synapse = json!(["sh", "-c", script]);
+    let file = format!("[[synapse]]\nname = \"Slow\"\ncommand = {synapse}\nsandbox = \"none\"\n");
+    let up = Up::with(&file, &[]);
+    let code = "from axon import call\nprint('calling', flush=True)\ncall('Slow')";
+    let card = up.card("python", code, json!({"axon": true}));
+    let headers = "prefer: respond-async\r\ncontent-type: application/json\r\n";
+    let headers = format!("{headers}authorization: Bearer {}\r\n", up.token);
+    let port = &up.up.ready["cards"]["port"];
+    let run = ask(port, "POST", &format!("/api/v1{card}/run"), &headers, b"{}").json();
+    let pid = await_file(&pid);
+    let path = format!("/runs/{}/cancel", run["id"].as_str().unwrap());
+    let cancel = json!({"signal": "KILL", "grace_ms": 0});
+    assert_eq!(up.api("POST", &path, cancel).status, 202);
+    let began = Instant::now();
+    while Path::new(&format!("/proc/{pid}")).exists() {
+        assert!(began.elapsed() < PATIENCE, "the synapse's program runs on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(out);
+    assert_eq!(up.ended(&card)["reason"], "cancelled");
+}
+
+#[test]
+fn what_others_can_reach_publishes_and_calls_only_if_told_to() {
+    let up = Up::with("", &["--listen", "0.0.0.0:0"]);
+    assert!(up.up.ready["cards"].get("transforms").is_none());
+    let card = up.card("python", SHOUT, json!({"axon": true}));
+    for face in ["synapse", "etl"] {
+        let body = json!({"face": face, "name": "Shout"});
+        let refused = up.api("PUT", &format!("{card}/publication"), body);
+        let why = refused.refused(409, "publishing_off");
+        assert!(why.contains("[cards] publish = true"), "{why}");
+    }
+    let why = up.run(&card).refused(409, "outlet_unavailable");
+    assert!(why.contains("[cards] call_axon = true"), "{why}");
+
+    let told = "[cards]\npublish = true\ncall_axon = true\netl_listen = \"127.0.0.1:0\"\n";
+    let up = Up::with(told, &["--listen", "0.0.0.0:0"]);
+    let card =
+        up.card("python", "from axon import call\nprint(call('Echo', n=1))", json!({"axon": true}));
+    up.publish(&card, "etl", "told", true);
+    assert_eq!(up.put("/told/b/o", "", b"").body, "{'n': 1}\n");
+
+    // Without an axon there are transforms, and no synapses.
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("schwann.toml"), told).unwrap();
+    let alone = Axon::run(folder, &["cards", "--listen", "127.0.0.1:0", "--json"]);
+    let site = ask(&alone.ready["port"], "GET", "/api/v1/utils/site", "", b"").good();
+    assert_eq!(site["faces"][0]["available"], false);
+    assert!(site["faces"][0]["reason"].as_str().unwrap().contains("schwann up"), "{site}");
+    assert_eq!((&site["faces"][1]["available"], &site["axon"]), (&json!(true), &json!(false)));
+    schwann_in(
+        Path::new("/"),
+        &["cards", "--listen", "127.0.0.1:0", "--data", "/dev/null/x"],
+        &[("SCHWANN_CARDS_ETL_LISTEN", "nowhere")],
+    )
+    .bad(2, "SCHWANN_CARDS_ETL_LISTEN");
+}
+
+#[test]
+fn a_synapse_in_a_sandbox_sees_what_it_is_shown_and_no_more_than_it_may_have() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("model")).unwrap();
+    fs::write(folder.path().join("model/size"), "small").unwrap();
+    fs::write(folder.path().join("key"), "secret").unwrap();
+    let path = folder.path().display().to_string();
+    let script = format!(
+        "shown=$(cat {path}/model/size); hidden=$(cat {path}/key 2>&1); \
+         files=$(ulimit -n); head -c 3000000 /dev/zero > big 2>/dev/null && big=kept || big=refused; \
+         printf '{{\"shown\":\"%s\",\"files\":%s,\"big\":\"%s\",\"hidden\":%s}}' \
+         $shown $files $big $(echo $hidden | grep -q secret && echo false || echo true)"
+    );
+    let command = json!(["sh", "-c", script]);
+    let file = format!(
+        "[[synapse]]\nname = \"Held\"\ncommand = {command}\nsandbox = \"strict\"\nread_only = [\"model\"]\n\
+         max_open_files = 33\nmax_folder = \"1MiB\"\n"
+    );
+    fs::write(folder.path().join("schwann.toml"), file).unwrap();
+    let args = ["axon", "--listen", "127.0.0.1:0", "--key-uri", "//Alice", "--json"];
+    let axon = Axon::run(folder, &args);
+    let said: Value = serde_json::from_str(&axon.call("Held", "{}", &[]).good()).unwrap();
+    assert_eq!(said, json!({"shown": "small", "files": 33, "big": "refused", "hidden": true}));
+}
