@@ -6,6 +6,7 @@
 mod api;
 mod app;
 pub mod framing;
+mod in_place;
 mod input;
 mod language;
 mod log_file;

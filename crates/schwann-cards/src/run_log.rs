@@ -25,6 +25,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
+    in_place::InPlace,
     log_file::{self, FIRST, LogFile, STRIDE},
     metrics::Counters,
     reader::Reader,
@@ -126,6 +127,7 @@ struct Folder {
     path: PathBuf,
     retention: Retention,
     counters: Counters,
+    in_place: InPlace,
     /// Logs that are written by this server; none while one is being made.
     live: Mutex<HashMap<Uuid, Option<Arc<RunLog>>>>,
     /// Logs that have ended and are being read.
@@ -236,8 +238,9 @@ impl RunLogs {
         }
         let (live, stored, owed) = (Mutex::default(), Mutex::default(), Mutex::default());
         let lock = Mutex::new(Some(lock));
-        let counters = Counters::default();
-        Ok(Self(Arc::new(Folder { path, retention, counters, live, stored, owed, lock })))
+        let (counters, in_place) = (Counters::default(), InPlace::default());
+        let folder = Folder { path, retention, counters, in_place, live, stored, owed, lock };
+        Ok(Self(Arc::new(folder)))
     }
 
     /// Leaves the folder to another server. From here on nothing is made and
@@ -751,18 +754,8 @@ async fn commit(writing: Arc<Writing>, making: Arc<Making>) {
         if frames.is_empty() && state == TailState::Open {
             continue;
         }
-        let (file, held, offset) = (Arc::clone(&writing.log.file), frames.clone(), tail.offset);
-        let (folder, run) = (Arc::clone(&making.folder), making.run);
-        let written = blocking(move || {
-            if !held.is_empty() {
-                file.write(&held, offset)?;
-            }
-            if state == TailState::Ended {
-                log_file::rename_ended(&folder.path, run)?;
-            }
-            Ok(())
-        });
-        tail.state = match written.await {
+        let written = put(&writing, &making, frames.clone(), tail.offset, state).await;
+        tail.state = match written {
             Ok(()) => {
                 writing.log.counters.synced(frames.len());
                 tail.offset += frames.len() as u64;
@@ -796,6 +789,37 @@ async fn commit(writing: Arc<Writing>, making: Arc<Making>) {
         }
         writing.room.notify_waiters();
     }
+}
+
+/// Puts frames on disk, and ends the log's file after its last.
+async fn put(
+    writing: &Writing,
+    making: &Making,
+    frames: Bytes,
+    offset: u64,
+    state: TailState,
+) -> io::Result<()> {
+    if state == TailState::Open && frames.len() < MUCH {
+        // First whatever else waits for this thread.
+        tokio::task::yield_now().await;
+        if let Some(_place) = making.folder.in_place.take() {
+            return writing.log.file.write(&frames, offset);
+        }
+    }
+    let (file, folder, run) =
+        (Arc::clone(&writing.log.file), Arc::clone(&making.folder), making.run);
+    blocking(move || {
+        if !frames.is_empty() {
+            let began = std::time::Instant::now();
+            file.write(&frames, offset)?;
+            folder.in_place.note(began.elapsed());
+        }
+        if state == TailState::Ended {
+            log_file::rename_ended(&folder.path, run)?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 impl fmt::Debug for Folder {

@@ -59,6 +59,16 @@ async fn output_is_merged_into_few_records_while_the_disk_is_busy() {
 
 #[tokio::test]
 async fn what_a_reader_sees_is_on_disk() {
+    each_line_is_on_disk_before_it_is_seen().await;
+}
+
+/// Here, small writes are done by the runtime's own threads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_reader_sees_is_on_disk_with_several_threads() {
+    tokio::spawn(each_line_is_on_disk_before_it_is_seen()).await.unwrap();
+}
+
+async fn each_line_is_on_disk_before_it_is_seen() {
     let (folder, logs) = logs();
     let run = Uuid::new_v4();
     let writer = logs.create(run).await.unwrap();
