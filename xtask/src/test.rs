@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::{Command, ExitCode},
     time::Instant,
 };
@@ -23,6 +24,9 @@ const ETL_SERVERS: &str = "schwann-etl/sdk-servers";
 
 /// Turns on the tests that start a PostgreSQL server.
 const POSTGRES: &str = "schwann-cards/postgres";
+
+/// Turns on the tests that start a Redis server.
+const REDIS: &str = "schwann-cards/redis";
 
 /// Runs the tests. A failing step does not keep the next from running.
 ///
@@ -51,6 +55,12 @@ pub(crate) fn tests(choice: &Choice, steps: &mut Steps) -> Result<()> {
         steps.leave(
             "cards with PostgreSQL",
             "there is no server below /usr/lib/postgresql; apt-get install postgresql",
+        );
+    }
+    if !has_redis() {
+        steps.leave(
+            "cards of several servers",
+            "there is no /usr/bin/redis-server; apt-get install redis-server",
         );
     }
     // Rust's own tests look at the built page too.
@@ -95,6 +105,9 @@ fn with(choice: &Choice, args: &[&str], peers: Option<&Peers>) -> Command {
     if has_postgres() {
         command.args(["--features", POSTGRES]);
     }
+    if has_redis() {
+        command.args(["--features", REDIS]);
+    }
     command
 }
 
@@ -102,4 +115,9 @@ fn with(choice: &Choice, args: &[&str], peers: Option<&Peers>) -> Command {
 fn has_postgres() -> bool {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().filter_map(Result::ok);
     versions.map(|version| version.path().join("bin/initdb")).any(|program| program.exists())
+}
+
+/// Whether the system's packages have brought a Redis server.
+fn has_redis() -> bool {
+    Path::new("/usr/bin/redis-server").exists()
 }

@@ -5,10 +5,13 @@
 
 mod api;
 mod app;
+mod elsewhere;
+mod exchange;
 pub mod framing;
 mod in_place;
 mod input;
 mod language;
+mod live;
 mod log_file;
 mod metrics;
 mod moment;
@@ -18,9 +21,11 @@ mod page;
 mod password;
 mod problem;
 mod published;
+mod publisher;
 mod rate;
 pub mod reader;
 pub mod record;
+mod remote_log;
 pub mod run_log;
 mod runner;
 mod runs;

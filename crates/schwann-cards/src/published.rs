@@ -282,7 +282,7 @@ impl PublishedCard {
             runs: runs.clone(),
             run: run.id,
             // Replaced below, once there is somebody who kills the run.
-            reader: match runs.read(run.id, 0, true).await {
+            reader: match runs.read(&run, 0, true).await {
                 Ok(reader) => reader,
                 Err(source) => {
                     runs.abandon(run.id);

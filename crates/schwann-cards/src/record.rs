@@ -131,6 +131,13 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// The reason that has this word.
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        serde_json::from_value(word.into()).ok()
+    }
+}
+
 impl Exit {
     /// An end of which only the reason is known.
     pub fn without_program(reason: Reason) -> Self {

@@ -80,12 +80,21 @@ pub enum LogError {
     /// The log was given up, by a failing disk or by a server that stops.
     #[error("the output of this run is not kept from here on")]
     Failed,
+    /// Another server has it, which cannot be reached.
+    #[error("the server that has the output of this run cannot be reached")]
+    Unreachable(#[source] Option<Box<dyn std::error::Error + Send + Sync>>),
     /// Something else wrote into the file.
     #[error("the log is damaged at byte {0}")]
     Damaged(u64),
     /// Another server uses this folder.
     #[error("{} is in use by another server", .0.display())]
     InUse(PathBuf),
+}
+
+impl LogError {
+    pub(crate) fn unreachable() -> Self {
+        Self::Unreachable(None)
+    }
 }
 
 impl From<io::Error> for LogError {
@@ -158,6 +167,8 @@ pub enum TailState {
     Ended,
     /// Nothing, and its last record is missing.
     Failed,
+    /// Nothing for now: another server has it, and cannot be reached.
+    Unreachable,
 }
 
 /// One run's log, as readers see it.
@@ -515,6 +526,14 @@ impl RunLog {
         at.checked_sub(1).map_or(FIRST, |at| recent.index[at].1)
     }
 
+    /// The last record before those that end in the log's last `bytes`, or a little more.
+    pub(crate) fn before_last(&self, bytes: u64) -> u64 {
+        let begin = self.tail.borrow().offset.saturating_sub(bytes);
+        let recent = lock(&self.recent);
+        let at = recent.index.partition_point(|(_, offset)| *offset <= begin);
+        at.checked_sub(1).map_or(0, |at| recent.index[at].0 - 1)
+    }
+
     /// Frames from `offset` on, from memory if they are there. `limit` is the
     /// tail's offset or less.
     pub(crate) async fn frames(&self, offset: u64, limit: u64) -> Result<Bytes, LogError> {
@@ -775,7 +794,7 @@ async fn commit(writing: Arc<Writing>, making: Arc<Making>) {
                 lock(&making.folder.live).remove(&making.run);
                 writing.log.publish(first_seq, frames, tail);
             }
-            TailState::Failed => {
+            TailState::Failed | TailState::Unreachable => {
                 let written = tail.offset > writing.log.tail.borrow().offset;
                 drop(making);
                 if written {

@@ -1,5 +1,6 @@
 //! All runs of this server: who may start one, whose turn it is, how a run is
-//! reached, and what becomes of it when the server is lost.
+//! reached, and what becomes of it when the server is lost. Runs of other
+//! servers are reached through [`Elsewhere`].
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -7,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -24,7 +25,10 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::{
+    elsewhere::Elsewhere,
+    exchange::{Answer, Exchange},
     language::Languages,
+    live::Live,
     metrics::Counters,
     moment::Moment,
     outlet::Outlet,
@@ -51,11 +55,15 @@ const NEWS: usize = 1024;
 #[derive(Clone)]
 pub(crate) struct Runs(Arc<Inner>);
 
-struct Inner {
+pub(crate) struct Inner {
     store: Store,
     logs: RunLogs,
     languages: Languages,
     server: String,
+    /// The other servers of the installation, if there can be any.
+    elsewhere: Option<Elsewhere>,
+    /// By which this server goes on among them.
+    epoch: AtomicI64,
     work: PathBuf,
     /// What holds programs, or why nothing does.
     sandbox: Result<Sandbox, String>,
@@ -71,17 +79,19 @@ struct Inner {
     keep: Duration,
     keep_per_card: u32,
     state: Mutex<State>,
-    stopping: Arc<AtomicBool>,
+    stopping: AtomicBool,
     /// Told when a run has left `active`.
     left: Notify,
     news: broadcast::Sender<News>,
 }
 
-/// A run that was accepted.
+/// What is new.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct News {
-    pub(crate) owner: Uuid,
-    pub(crate) run: Uuid,
+pub(crate) enum News {
+    /// A run was accepted.
+    Run { owner: Uuid, run: Uuid },
+    /// There may have been something that was not heard.
+    LookAgain,
 }
 
 #[derive(Default)]
@@ -110,6 +120,8 @@ struct Active {
     /// What its program is told, at once or as soon as it has started.
     cancel: Option<(Signal, Span)>,
     input_closed: bool,
+    /// Set if it ends because this server does.
+    stopping: Arc<AtomicBool>,
 }
 
 /// What a request says about how a run is run.
@@ -190,6 +202,22 @@ impl Runs {
             Ok::<_, LogError>((logs, server_id(&data)?))
         })
         .await??;
+        let news = broadcast::Sender::new(NEWS);
+        let mut incoming = None;
+        let mut epoch = 0;
+        let elsewhere = match &settings.redis {
+            None => None,
+            Some(_) if settings.database.is_none() => {
+                return Err("servers that share Redis share a database, too: set `database`".into());
+            }
+            Some(url) => {
+                let live = Live::connect(url, store.installation().await?, &server).await?;
+                epoch = store.register_server(&server).await?;
+                let (exchange, asked) = Exchange::start(live, &server, news.clone());
+                incoming = Some(asked);
+                Some(Elsewhere::new(exchange, settings.lease.duration()))
+            }
+        };
         let languages = Languages::find(&settings.languages, &work).await;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let max_running = match settings.max_running {
@@ -203,6 +231,8 @@ impl Runs {
             logs,
             languages,
             server,
+            elsewhere,
+            epoch: AtomicI64::new(epoch),
             work,
             outlet: match &sandbox {
                 Ok(Sandbox::Landlock) => {
@@ -229,12 +259,17 @@ impl Runs {
             keep: settings.keep_runs.duration(),
             keep_per_card: settings.keep_runs_per_card,
             state: Mutex::default(),
-            stopping: Arc::default(),
+            stopping: AtomicBool::new(false),
             left: Notify::new(),
-            news: broadcast::Sender::new(NEWS),
+            news,
         };
         let runs = Self(Arc::new(inner));
         runs.recover().await?;
+        runs.0.reclaim().await?;
+        if let Some(incoming) = incoming {
+            runs.0.attend(incoming);
+            runs.0.live(epoch);
+        }
         let weak = Arc::downgrade(&runs.0);
         tokio::spawn(async move {
             loop {
@@ -260,6 +295,11 @@ impl Runs {
         self.0.outlet.as_ref().map(drop).map_err(|why| &**why)
     }
 
+    /// Whether this server can do its work: what runs here can be seen by the others.
+    pub(crate) async fn ready(&self) -> Result<(), Problem> {
+        self.0.ready().await
+    }
+
     /// News of runs that are accepted from now on.
     pub(crate) fn news(&self) -> broadcast::Receiver<News> {
         self.0.news.subscribe()
@@ -274,6 +314,7 @@ impl Runs {
         inner.abandon().await;
         for active in lock(&inner.state).active.values_mut() {
             let now = Span::from_millis(0);
+            active.stopping.store(true, Ordering::Relaxed);
             active.cancel = Some((Signal::Kill, now));
             if let Some(handle) = &active.handle {
                 handle.control.cancel_by(Signal::Kill, now);
@@ -290,6 +331,16 @@ impl Runs {
         };
         if tokio::time::timeout(Duration::from_secs(5), idle).await.is_err() {
             warn!("runs are still under way; they will be ended by the next server");
+        }
+        if let Some(elsewhere) = &inner.elsewhere {
+            let published = elsewhere.published();
+            if tokio::time::timeout(Duration::from_secs(2), published).await.is_err() {
+                warn!("other servers have not seen the end of all runs of this one");
+            }
+            let epoch = inner.epoch.load(Ordering::Relaxed);
+            if let Err(error) = inner.store.leave(&inner.server, epoch).await {
+                warn!(%error, "the other servers are not told that this one stops");
+            }
         }
         inner.logs.close();
     }
@@ -309,6 +360,7 @@ impl Runs {
                 None => run_end(&Exit::without_program(Reason::ServerRestart), 0, false),
             };
             inner.note_end(run.id, &end).await?;
+            inner.publish_ended(run.id).await;
         }
         Ok(())
     }
@@ -372,14 +424,17 @@ impl Runs {
     ///
     /// # Errors
     ///
-    /// [`LogError::Gone`] if its output is not kept, or not here.
+    /// [`LogError::Gone`] if its output is not kept, [`LogError::Unreachable`] if another server has it that does not answer.
     pub(crate) async fn read(
         &self,
-        run: Uuid,
+        run: &Run,
         after: u64,
         follow: bool,
     ) -> Result<Reader, LogError> {
-        self.0.logs.read(run, after, follow).await
+        match self.0.of_another(run) {
+            Some(elsewhere) => elsewhere.read(run, after, follow, self.counters()).await,
+            None => self.0.logs.read(run.id, after, follow).await,
+        }
     }
 
     /// Waits for a run's end; true if it exited with code 0.
@@ -395,55 +450,49 @@ impl Runs {
     /// Asks a run to end, and kills it after `grace`. Any number of times.
     pub(crate) async fn cancel(
         &self,
-        run: Uuid,
+        run: &Run,
         signal: Signal,
         grace: Span,
     ) -> Result<(), Problem> {
-        self.0.store.request_cancel(run).await?;
-        self.0.cancel(run, signal, grace);
-        Ok(())
+        self.0.store.request_cancel(run.id).await?;
+        match self.0.of_another(run) {
+            Some(elsewhere) => elsewhere.cancel(run, signal, grace).await.map_err(log_problem),
+            None => {
+                self.0.cancel(run.id, signal, grace);
+                Ok(())
+            }
+        }
     }
 
     /// Writes to a run's input, waiting until the program takes it, and closes it if asked to.
-    pub(crate) async fn send_input(&self, run: Uuid, bytes: Bytes, close: bool) -> Sent {
-        let input = {
-            let mut state = lock(&self.0.state);
-            let waits = state.waiting.iter().any(|waiting| waiting.run.id == run);
-            match state.active.get_mut(&run) {
-                None if waits => return Sent::NotYet,
-                Some(Active { handle: None, .. }) => return Sent::NotYet,
-                None | Some(Active { input_closed: true, .. }) => return Sent::Closed,
-                Some(Active { handle: Some(handle), input_closed, .. }) => {
-                    *input_closed = close;
-                    handle.input.clone()
-                }
-            }
-        };
-        if !bytes.is_empty() && input.write(bytes).await.is_err() {
-            return Sent::Closed;
+    pub(crate) async fn send_input(
+        &self,
+        run: &Run,
+        bytes: Bytes,
+        close: bool,
+    ) -> Result<Sent, Problem> {
+        match self.0.of_another(run) {
+            Some(_) if run.status.is_finished() => Ok(Sent::Closed),
+            Some(elsewhere) => elsewhere.send_input(run, &bytes, close).await.map_err(log_problem),
+            None => Ok(self.0.send_input(run.id, bytes, close).await),
         }
-        if close {
-            input.close().await;
-        }
-        Sent::Taken
     }
 
     /// Tells a run the size of its terminal. False if it does not run.
-    pub(crate) fn resize(&self, run: Uuid, size: TerminalSize) -> bool {
-        let state = lock(&self.0.state);
-        let handle = state.active.get(&run).and_then(|active| active.handle.as_ref());
-        handle.is_some_and(|handle| {
-            handle.control.resize(size);
-            true
-        })
+    pub(crate) async fn resize(&self, run: &Run, size: TerminalSize) -> Result<bool, Problem> {
+        match self.0.of_another(run) {
+            Some(_) if run.status.is_finished() => Ok(false),
+            Some(elsewhere) => elsewhere.resize(run, size).await.map_err(log_problem),
+            None => Ok(self.0.resize(run.id, size)),
+        }
     }
 
     /// Forgets a finished run and its output. False if it is not finished.
-    pub(crate) async fn delete(&self, run: Uuid) -> Result<bool, Problem> {
-        if !self.0.store.delete_run(run).await? {
+    pub(crate) async fn delete(&self, run: &Run) -> Result<bool, Problem> {
+        if !self.0.store.delete_run(run.id).await? {
             return Ok(false);
         }
-        self.0.logs.remove(run).await.map_err(log_problem)?;
+        self.0.remove(run.id, &run.server).await.map_err(log_problem)?;
         Ok(true)
     }
 }
@@ -461,6 +510,75 @@ impl State {
 }
 
 impl Inner {
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn logs(&self) -> &RunLogs {
+        &self.logs
+    }
+
+    pub(crate) fn server(&self) -> &str {
+        &self.server
+    }
+
+    pub(crate) fn elsewhere(&self) -> Option<&Elsewhere> {
+        self.elsewhere.as_ref()
+    }
+
+    pub(crate) fn has_closed(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_epoch(&self, epoch: i64) {
+        self.epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// The other servers, if one of them has the run.
+    fn of_another(&self, run: &Run) -> Option<&Elsewhere> {
+        self.elsewhere.as_ref().filter(|_| run.server != self.server)
+    }
+
+    async fn ready(&self) -> Result<(), Problem> {
+        let Some(elsewhere) = &self.elsewhere else { return Ok(()) };
+        elsewhere.ready().await.map_err(|error| {
+            let detail = "Redis does not answer, so other servers would not see a run";
+            Problem::unavailable("live_logs_unavailable", detail).retry_after(2).because(error)
+        })
+    }
+
+    /// Removes the output of a run that is forgotten, here or where it is.
+    async fn remove(&self, run: Uuid, server: &str) -> Result<(), LogError> {
+        match &self.elsewhere {
+            Some(elsewhere) if server != self.server => {
+                elsewhere.remove(run, server).await;
+                Ok(())
+            }
+            Some(elsewhere) => {
+                elsewhere.forget(run).await;
+                self.logs.remove(run).await
+            }
+            None => self.logs.remove(run).await,
+        }
+    }
+
+    /// Ends a run because another server ended it in place of this one.
+    pub(crate) fn lose(self: &Arc<Self>, run: Uuid) {
+        if let Some(active) = lock(&self.state).active.get(&run) {
+            active.stopping.store(true, Ordering::Relaxed);
+        }
+        self.cancel(run, Signal::Kill, Span::from_millis(0));
+    }
+
+    /// The same for all that run or wait here.
+    pub(crate) async fn lose_all(self: &Arc<Self>) {
+        self.abandon().await;
+        let active: Vec<_> = lock(&self.state).active.keys().copied().collect();
+        for run in active {
+            self.lose(run);
+        }
+    }
+
     async fn start(
         self: Arc<Self>,
         mut wanted: Wanted,
@@ -473,6 +591,7 @@ impl Inner {
             let detail = format!("Sandbox unavailable: {missing}");
             return Err(Problem::unavailable("sandbox_unavailable", detail));
         }
+        self.ready().await?;
         let card = self.store.card(wanted.book_id, wanted.card_id).await?;
         let card = card.ok_or_else(|| Problem::not_found("Card"))?;
         let language = wanted.change.language.as_ref().or(card.language.as_ref());
@@ -516,7 +635,7 @@ impl Inner {
         if let Err(SaveAndRunError::Busy(busy)) = &saved
             && let Ok(Some(ended)) = self.logs.ended(*busy).await
         {
-            self.settle_recovered(vec![ended]).await;
+            self.settle_ended(&ended).await;
             saved = self.store.save_and_run(&saving, Moment::now()).await;
         }
         let started = match saved {
@@ -530,10 +649,11 @@ impl Inner {
         };
         for replaced in started.replaced {
             self.store.request_cancel(replaced).await?;
-            self.cancel(replaced, Signal::Interrupt, Span::from_secs(2));
+            self.cancel_anywhere(replaced).await?;
         }
         let run = started.run;
-        let news = News { owner: run.owner_id, run: run.id };
+        let news = News::Run { owner: run.owner_id, run: run.id };
+        self.publish(run.id, Arc::clone(writer.log()));
         lock(&self.state).waiting.push_back(Waiting { run: run.clone(), writer, feeder });
         if self.stopping.load(Ordering::Relaxed) {
             self.abandon().await;
@@ -541,7 +661,25 @@ impl Inner {
         // An error means that nobody listens.
         let _ = self.news.send(news);
         self.dispatch();
+        if let Some(elsewhere) = &self.elsewhere {
+            elsewhere.tell(&run).await;
+        }
         Ok((run, false))
+    }
+
+    /// Cancels a run to make room for another.
+    async fn cancel_anywhere(self: &Arc<Self>, run: Uuid) -> Result<(), Problem> {
+        let (signal, grace) = (Signal::Interrupt, Span::from_secs(2));
+        if self.cancel(run, signal, grace) == Answer::Closed
+            && let Some(elsewhere) = &self.elsewhere
+            && let Some(row) = self.store.run(run).await?
+            && row.server != self.server
+            && let Err(error) = elsewhere.cancel(&row, signal, grace).await
+        {
+            // It finds in the database that it is to end.
+            warn!(%run, %error, "another server is not told to cancel a run");
+        }
+        Ok(())
     }
 
     /// Ends the runs that wait, because their turn will not come.
@@ -594,7 +732,14 @@ impl Inner {
                 let Some(waiting) = next.and_then(|at| state.waiting.remove(at)) else { return };
                 let owner = waiting.run.owner_id;
                 let log = Arc::clone(waiting.writer.log());
-                let active = Active { owner, log, handle: None, cancel: None, input_closed: false };
+                let active = Active {
+                    owner,
+                    log,
+                    handle: None,
+                    cancel: None,
+                    input_closed: false,
+                    stopping: Arc::default(),
+                };
                 state.active.insert(waiting.run.id, active);
                 waiting
             };
@@ -700,11 +845,16 @@ impl Inner {
             spec,
             file: (file, run.code.clone()),
             stdin: request.stdin.map(Bytes::from),
-            stopping: Arc::clone(&self.stopping),
+            stopping: lock(&self.state)
+                .active
+                .get(&run.id)
+                .map(|active| Arc::clone(&active.stopping))
+                .unwrap_or_default(),
         })
     }
 
-    fn cancel(self: &Arc<Self>, run: Uuid, signal: Signal, grace: Span) {
+    /// Asks a run of this server to end. [`Answer::Closed`] if there is none.
+    pub(crate) fn cancel(self: &Arc<Self>, run: Uuid, signal: Signal, grace: Span) -> Answer {
         let waiting = {
             let mut state = lock(&self.state);
             if let Some(active) = state.active.get_mut(&run) {
@@ -712,18 +862,51 @@ impl Inner {
                 if let Some(handle) = &active.handle {
                     handle.control.cancel_by(signal, grace);
                 }
+                return Answer::Done;
             }
             let at = state.waiting.iter().position(|waiting| waiting.run.id == run);
             at.and_then(|at| state.waiting.remove(at))
         };
-        if let Some(Waiting { run, writer, .. }) = waiting {
-            let inner = Arc::clone(self);
-            tokio::spawn(async move {
-                let exit = Exit::without_program(Reason::Cancelled);
-                let outcome = runner::finish(writer, exit, false).await;
-                inner.settle(run.id, &outcome).await;
-            });
+        let Some(Waiting { run, writer, .. }) = waiting else { return Answer::Closed };
+        let inner = Arc::clone(self);
+        tokio::spawn(async move {
+            let exit = Exit::without_program(Reason::Cancelled);
+            let outcome = runner::finish(writer, exit, false).await;
+            inner.settle(run.id, &outcome).await;
+        });
+        Answer::Done
+    }
+
+    pub(crate) async fn send_input(&self, run: Uuid, bytes: Bytes, close: bool) -> Sent {
+        let input = {
+            let mut state = lock(&self.state);
+            let waits = state.waiting.iter().any(|waiting| waiting.run.id == run);
+            match state.active.get_mut(&run) {
+                None if waits => return Sent::NotYet,
+                Some(Active { handle: None, .. }) => return Sent::NotYet,
+                None | Some(Active { input_closed: true, .. }) => return Sent::Closed,
+                Some(Active { handle: Some(handle), input_closed, .. }) => {
+                    *input_closed = close;
+                    handle.input.clone()
+                }
+            }
+        };
+        if !bytes.is_empty() && input.write(bytes).await.is_err() {
+            return Sent::Closed;
         }
+        if close {
+            input.close().await;
+        }
+        Sent::Taken
+    }
+
+    pub(crate) fn resize(&self, run: Uuid, size: TerminalSize) -> bool {
+        let state = lock(&self.state);
+        let handle = state.active.get(&run).and_then(|active| active.handle.as_ref());
+        handle.is_some_and(|handle| {
+            handle.control.resize(size);
+            true
+        })
     }
 
     /// Notes how a run ended, now or as soon as the database takes it. One
@@ -734,10 +917,12 @@ impl Inner {
         if let Err(error) = self.note_end(run, &end).await {
             error!(%run, %error, "the end of a run cannot be noted yet");
             lock(&self.state).unsettled.push((run, end));
+        } else if let Some(elsewhere) = &self.elsewhere {
+            elsewhere.noted(run);
         }
     }
 
-    async fn note_end(&self, run: Uuid, end: &RunEnd) -> Result<(), StoreError> {
+    pub(crate) async fn note_end(&self, run: Uuid, end: &RunEnd) -> Result<(), StoreError> {
         // One that was noted before is not counted again.
         if self.store.finish_run(run, end, Moment::now()).await? {
             self.logs.counters().ended(end.reason);
@@ -745,12 +930,18 @@ impl Inner {
         Ok(())
     }
 
-    async fn settle_recovered(&self, recovered: Vec<Recovered>) {
-        for Recovered { run, exit, last_seq } in recovered {
-            let truncated = exit.reason == Reason::OutputLimit;
-            let outcome = Outcome { exit, last_seq: Some(last_seq), truncated };
-            self.settle(run, &outcome).await;
+    async fn settle_recovered(self: &Arc<Self>, recovered: Vec<Recovered>) {
+        for ended in recovered {
+            self.settle_ended(&ended).await;
+            self.publish_ended(ended.run).await;
         }
+    }
+
+    async fn settle_ended(&self, ended: &Recovered) {
+        let truncated = ended.exit.reason == Reason::OutputLimit;
+        let exit = ended.exit.clone();
+        let outcome = Outcome { exit, last_seq: Some(ended.last_seq), truncated };
+        self.settle(ended.run, &outcome).await;
     }
 
     async fn tend(self: &Arc<Self>) {
@@ -772,9 +963,9 @@ impl Inner {
 
     async fn expire(self: &Arc<Self>) -> Result<(), StoreError> {
         let before = Moment::now().before(self.keep);
-        for run in self.store.expired_runs(before, self.keep_per_card, 1000).await? {
+        for (run, server) in self.store.expired_runs(before, self.keep_per_card, 1000).await? {
             if self.store.delete_run(run).await?
-                && let Err(error) = self.logs.remove(run).await
+                && let Err(error) = self.remove(run, &server).await
             {
                 warn!(%run, %error, "the output of a forgotten run is left behind");
             }
@@ -826,7 +1017,7 @@ pub(crate) fn of(run: &Run) -> Of {
     Of { run_id: run.id, card_id: run.card_id }
 }
 
-fn run_end(exit: &Exit, last_seq: u64, truncated: bool) -> RunEnd {
+pub(crate) fn run_end(exit: &Exit, last_seq: u64, truncated: bool) -> RunEnd {
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     RunEnd {
         reason: exit.reason.as_str(),
@@ -849,6 +1040,14 @@ pub(crate) fn log_problem(error: LogError) -> Problem {
         LogError::Gone => {
             let detail = "The output of this run is not kept any more";
             Problem::new(StatusCode::GONE, "output_expired", detail)
+        }
+        LogError::Unreachable(source) => {
+            let detail = "The server that has this run does not answer";
+            let problem = Problem::unavailable("owner_unreachable", detail).retry_after(2);
+            match source {
+                Some(source) => problem.because(source),
+                None => problem,
+            }
         }
         LogError::Disk(_) | LogError::Failed | LogError::Damaged(_) | LogError::InUse(_) => {
             Problem::unavailable("storage_failed", "The output of runs cannot be kept now")

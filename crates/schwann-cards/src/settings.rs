@@ -25,6 +25,12 @@ pub struct CardsSettings {
     /// A PostgreSQL database, as `postgres://…`. Without one: SQLite in the data folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
+    /// A Redis (6.2 or later) or Valkey, as `redis://…`, by which servers that share the database share their runs. Without one:
+    /// what runs print is read where they run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<String>,
+    /// How long a server may be silent before another ends its runs. Default: 15 s.
+    pub lease: Span,
     /// The email of the superuser that is made if there is none. Default: `admin@example.com`.
     pub first_superuser: String,
     /// Its password. Without one, a random one is made and said once.
@@ -139,6 +145,8 @@ impl Default for CardsSettings {
             metrics: None,
             data: PathBuf::from("schwann-data"),
             database: None,
+            redis: None,
+            lease: Span::from_secs(15),
             first_superuser: "admin@example.com".to_owned(),
             first_superuser_password: None,
             signup: false,

@@ -7,6 +7,7 @@ mod books;
 mod cards;
 mod publications;
 mod runs;
+mod servers;
 mod shares;
 mod tokens;
 mod users;
@@ -28,6 +29,7 @@ pub(crate) use self::{
     runs::{
         KeyUse, NewRun, OnBusy, Run, RunEnd, RunFilter, RunStatus, SaveAndRun, SaveAndRunError,
     },
+    servers::ServerRow,
     shares::{Role, Share, ShareError},
     tokens::{Scope, Scopes, Token, TokenKind},
     users::{User, UserChange, UserError},

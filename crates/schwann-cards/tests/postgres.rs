@@ -1,4 +1,5 @@
-//! The application over HTTP, as its clients see it, with PostgreSQL: the tests of `tests/api`.
+//! The application over HTTP, as its clients see it, with PostgreSQL and, where it is installed, Redis: the tests
+//! of `tests/api`.
 
 #![expect(clippy::unwrap_used, reason = "also outside of functions marked as tests")]
 
@@ -21,4 +22,7 @@ mod publishing;
 #[path = "api/runs.rs"]
 mod runs;
 
-pub(crate) const DATABASE: client::Database = client::Database::Postgres;
+pub(crate) const DATABASE: client::Database = match cfg!(feature = "redis") {
+    true => client::Database::PostgresAndRedis,
+    false => client::Database::Postgres,
+};

@@ -84,6 +84,8 @@ const EXAMPLES: &[(&str, &str)] = &[
     ("cards.metrics", "\"127.0.0.1:9093\""),
     ("cards.data", "\"/var/lib/schwann/cards\""),
     ("cards.database", "\"postgres://schwann@localhost/schwann\""),
+    ("cards.redis", "\"redis://localhost\""),
+    ("cards.lease", "\"15s\""),
     ("cards.first_superuser", "\"admin@example.com\""),
     ("cards.first_superuser_password", "\"open sesame\""),
     ("cards.signup", "false"),
@@ -131,7 +133,7 @@ const PATHS: &[&str] = &["key.wallet_path", "axon.nonces", "etl.working_director
 
 /// Keys whose value is shown to nobody.
 const SECRET: &[&str] =
-    &["key.uri", "key.password", "cards.database", "cards.first_superuser_password"];
+    &["key.uri", "key.password", "cards.database", "cards.redis", "cards.first_superuser_password"];
 
 /// All settings, from all layers.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -537,6 +539,7 @@ impl Config {
             ("etl.stall_timeout", etl.stall_timeout),
             ("axon.timeout", axon.timeout),
             ("axon.stall_timeout", axon.stall_timeout),
+            ("cards.lease", cards.lease),
             ("cards.session", cards.session),
             ("cards.max_wall", cards.max_wall),
             ("cards.max_cpu", cards.max_cpu),
@@ -546,6 +549,11 @@ impl Config {
         ];
         if let Some((key, _)) = spans.iter().find(|(_, span)| span.duration().is_zero()) {
             return Err(self.blame(key, "must not be zero"));
+        }
+        if cards.redis.is_some() && cards.database.is_none() {
+            let alone =
+                "servers that share Redis share a database, too: `cards.database` is not set";
+            return Err(self.blame("cards.redis", alone));
         }
         let numbers = [
             ("etl.max_connections", etl.max_connections),

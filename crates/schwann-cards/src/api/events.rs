@@ -39,7 +39,7 @@ use crate::{
     reader::Reader,
     record::Of,
     run_log::LogError,
-    runs::{News, of},
+    runs::{News, log_problem, of},
     signed_in::SignedIn,
     store::{Run, RunFilter, StoreError},
 };
@@ -160,6 +160,24 @@ pub(crate) async fn read_events(
     Ok((Framing::Events.headers(), Body::from_stream(body)).into_response())
 }
 
+/// Why a stream cannot have all that belongs to it.
+#[derive(Debug, thiserror::Error)]
+enum LookError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+impl From<LookError> for Problem {
+    fn from(error: LookError) -> Self {
+        match error {
+            LookError::Store(error) => error.into(),
+            LookError::Log(error) => log_problem(error),
+        }
+    }
+}
+
 /// One run in the stream.
 struct Watched {
     of: Of,
@@ -186,6 +204,8 @@ struct Tab {
     position: Position,
     /// When runs ended that a cursor still has to name.
     ended: Vec<(Instant, Uuid)>,
+    /// What was accepted before, and had ended, is not in the stream.
+    began: i64,
     opening: Bytes,
     last: Instant,
 }
@@ -207,6 +227,7 @@ impl Tab {
             turns: FuturesUnordered::new(),
             position: Position::default(),
             ended: Vec::new(),
+            began: Moment::now().before(MARGIN).millis(),
             opening: Framing::Events.opening(false),
             last: Instant::now(),
         };
@@ -215,7 +236,7 @@ impl Tab {
     }
 
     /// Adds the runs that belong to the stream and are not in it.
-    async fn look(&mut self, position: Option<&Position>) -> Result<(), StoreError> {
+    async fn look(&mut self, position: Option<&Position>) -> Result<(), LookError> {
         let filter = RunFilter { limit: MOST, ..RunFilter::default() };
         let (runs, _) = self.app.store.runs(self.user, &filter).await?;
         for run in runs.iter().rev() {
@@ -223,25 +244,30 @@ impl Tab {
             let since = position
                 .is_some_and(|position| run.queued_at >= Moment::from_millis(position.since));
             if known.is_some() || since || !run.status.is_finished() {
-                self.watch(run, known.copied().unwrap_or(0)).await;
+                self.watch(run, known.copied().unwrap_or(0)).await?;
             }
         }
         Ok(())
     }
 
-    async fn watch(&mut self, run: &Run, after: u64) {
+    async fn watch(&mut self, run: &Run, after: u64) -> Result<(), LogError> {
         let wanted = self.only.as_ref().is_none_or(|only| only.contains(&run.id));
         if !wanted || run.owner_id != self.user || self.position.runs.contains_key(&run.id) {
-            return;
+            return Ok(());
         }
-        match self.app.runs.read(run.id, after, true).await {
+        match self.app.runs.read(run, after, true).await {
             Ok(reader) => {
                 self.position.runs.insert(run.id, after);
                 self.turns.push(turn(Watched { of: of(run), reader }));
             }
+            // Without it the stream would look as if nothing happened there.
+            Err(error @ LogError::Unreachable(_)) if !run.status.is_finished() => {
+                return Err(error);
+            }
             // What is not kept is not in the stream.
             Err(error) => tracing::debug!(run = %run.id, %error, "not in the stream of events"),
         }
+        Ok(())
     }
 
     /// The next piece of the body. It has no end.
@@ -252,13 +278,17 @@ impl Tab {
         loop {
             tokio::select! {
                 news = self.news.recv() => match news {
-                    Ok(news) if news.owner == self.user => {
-                        if let Some(run) = self.app.store.run(news.run).await? {
-                            self.watch(&run, 0).await;
+                    Ok(News::Run { owner, run }) if owner == self.user => {
+                        if let Some(run) = self.app.store.run(run).await? {
+                            self.watch(&run, 0).await?;
                         }
                     }
-                    Ok(_) => {}
-                    Err(RecvError::Lagged(_)) => self.look(None).await?,
+                    Ok(News::Run { .. }) => {}
+                    Ok(News::LookAgain) | Err(RecvError::Lagged(_)) => {
+                        // Runs that came and ended meanwhile, too.
+                        let since = self.position.since.max(self.began);
+                        self.look(Some(&Position { since, ..Position::default() })).await?;
+                    }
                     Err(RecvError::Closed) => return Err("the server stops".into()),
                 },
                 Some((watched, piece)) = self.turns.next(), if !self.turns.is_empty() => {

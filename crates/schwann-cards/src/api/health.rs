@@ -19,7 +19,7 @@ pub(crate) async fn health_check() -> Json<bool> {
     Json(true)
 }
 
-/// Whether the server can do its work: 503 while its database does not answer.
+/// Whether the server can do its work: 503 while its database, or the Redis that it shares with others, does not answer.
 #[utoipa::path(
     get,
     path = "/utils/ready",
@@ -30,5 +30,6 @@ pub(crate) async fn health_check() -> Json<bool> {
 )]
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<bool>, Problem> {
     app.store.ping().await?;
+    app.runs.ready().await?;
     Ok(Json(true))
 }

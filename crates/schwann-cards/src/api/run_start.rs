@@ -29,11 +29,10 @@ use crate::{
     framing::{Framing, Stream},
     input::{Input, OptionalJson},
     problem::Problem,
-    record::Of,
     run_log::LogError,
     runs::{RunRequest, Wanted, of},
     signed_in::{MayRun, SignedIn},
-    store::{Access, CardChange, CardKind, KeyUse, OnBusy, Scope},
+    store::{Access, CardChange, CardKind, KeyUse, OnBusy, Run, Scope},
 };
 
 /// Whether the client wants an answer before the work is done (RFC 7240, section 4.1).
@@ -209,14 +208,14 @@ pub(crate) async fn run_book(
     // What can be refused before anything has started is.
     let (first, _) = app.runs.start(first).await?;
     let rest: Vec<_> = wanted.collect();
-    let (begun, mut runs) = mpsc::channel(rest.len() + 1);
+    let (begun, mut runs) = mpsc::channel::<Run>(rest.len() + 1);
     let mut run = first;
     let owned = Arc::clone(&app);
     tokio::spawn(async move {
         let mut rest = rest.into_iter();
         loop {
             // There is room for all of them, and a client that has left is no reason to stop.
-            let _ = begun.try_send(of(&run));
+            let _ = begun.try_send(run.clone());
             if !owned.runs.succeeded(run.id).await {
                 return;
             }
@@ -242,7 +241,7 @@ pub(crate) async fn run_book(
 fn one_after_the_other(
     app: Arc<App>,
     framing: Framing,
-    mut next: impl FnMut(&mut Context<'_>) -> Poll<Option<Of>> + Send + 'static,
+    mut next: impl FnMut(&mut Context<'_>) -> Poll<Option<Run>> + Send + 'static,
 ) -> Body {
     let runs = stream::poll_fn(move |cx| next(cx));
     let state = (app, Box::pin(runs), None::<Stream>, framing.opening(false));
@@ -256,9 +255,9 @@ fn one_after_the_other(
             {
                 return Ok(Some((piece, (app, runs, now, opening))));
             }
-            let Some(of) = runs.next().await else { return Ok::<_, LogError>(None) };
-            let reader = app.runs.read(of.run_id, 0, true).await?;
-            now = Some(Stream::new(reader, framing).without_opening().of(of));
+            let Some(run) = runs.next().await else { return Ok::<_, LogError>(None) };
+            let reader = app.runs.read(&run, 0, true).await?;
+            now = Some(Stream::new(reader, framing).without_opening().of(of(&run)));
         }
     });
     Body::from_stream(body)

@@ -60,7 +60,7 @@ pub(super) async fn read(
     follow: bool,
     framing: Framing,
 ) -> Result<Response, Problem> {
-    let reader = match app.runs.read(run.id, after, follow).await {
+    let reader = match app.runs.read(run, after, follow).await {
         Ok(reader) => reader,
         Err(LogError::Gone) if framing == Framing::Events || framing == Framing::Lines => {
             // Nothing can be given; what the client has is all that it will have.
@@ -159,7 +159,7 @@ pub(crate) async fn read_run_output(
         None => None,
     };
     let (from, length) = range.unwrap_or((0, u64::MAX));
-    let reader = app.runs.read(run.id, 0, false).await.map_err(log_problem)?;
+    let reader = app.runs.read(&run, 0, false).await.map_err(log_problem)?;
     let state = (reader, from, length);
     let body = stream::try_unfold(state, move |(mut reader, mut skip, mut left)| async move {
         while left > 0 {

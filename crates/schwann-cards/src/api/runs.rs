@@ -146,8 +146,8 @@ pub(crate) async fn delete_run(
     signed_in: SignedIn,
     Input { path, .. }: Input<IdPath>,
 ) -> Result<Json<Message>, Problem> {
-    visible(&app, &signed_in, path.id).await?;
-    if !app.runs.delete(path.id).await? {
+    let run = visible(&app, &signed_in, path.id).await?;
+    if !app.runs.delete(&run).await? {
         return Err(Problem::conflict(
             "run_unfinished",
             "The run is not finished; cancel it first",
@@ -183,7 +183,7 @@ pub(crate) async fn cancel_run(
         Signal::Kill => 0,
         _ => body.grace_ms.unwrap_or(2000) as u64,
     };
-    app.runs.cancel(path.id, signal, Span::from_millis(grace)).await?;
+    app.runs.cancel(&run, signal, Span::from_millis(grace)).await?;
     let run = visible(&app, &signed_in, path.id).await?;
     Ok((StatusCode::ACCEPTED, Json(public(&app.runs, run))).into_response())
 }
@@ -222,7 +222,7 @@ pub(crate) async fn send_stdin(
         }
         body_problem(error)
     })?;
-    match app.runs.send_input(path.id, bytes.to_bytes(), eof).await {
+    match app.runs.send_input(&run, bytes.to_bytes(), eof).await? {
         Sent::Taken => Ok((StatusCode::ACCEPTED, Message::new("Taken"))),
         Sent::NotYet => Err(Problem::conflict("run_queued", "The run has not started yet")),
         Sent::Closed => Err(Problem::conflict("stdin_closed", "The run takes no input any more")),
@@ -247,9 +247,9 @@ pub(crate) async fn resize_run(
     MayRun(signed_in): MayRun,
     Input { path, body: JsonBody(body), .. }: Input<IdPath, (), JsonBody<RunResize>>,
 ) -> Result<Json<Message>, Problem> {
-    visible(&app, &signed_in, path.id).await?;
+    let run = visible(&app, &signed_in, path.id).await?;
     let size = TerminalSize { columns: body.cols, rows: body.rows };
-    if !app.runs.resize(path.id, size) {
+    if !app.runs.resize(&run, size).await? {
         return Err(Problem::conflict("run_finished", "The run does not run"));
     }
     Ok(Message::new("Resized"))

@@ -207,7 +207,7 @@ impl RunStatus {
     }
 }
 
-fn run(row: &AnyRow) -> Result<Run, sqlx::Error> {
+pub(super) fn run(row: &AnyRow) -> Result<Run, sqlx::Error> {
     Ok(Run {
         id: row.id("id")?,
         owner_id: row.id("owner_id")?,
@@ -445,7 +445,8 @@ impl Store {
         Ok(done.rows_affected() > 0)
     }
 
-    /// Notes how a run ended. False if it was finished before, which stays as it was.
+    /// Notes how a run ended, as its own server says: in place of what another server said meanwhile, but not of what itself did.
+    /// False if there was nothing to note.
     pub(crate) async fn finish_run(
         &self,
         id: Uuid,
@@ -453,9 +454,10 @@ impl Store {
         at: Moment,
     ) -> Result<bool, StoreError> {
         let done = sqlx::query(
-            "UPDATE runs SET status = 'finished', finished_at = $1, reason = $2, exit_code = $3, signal = $4, \
-             elapsed_ms = $5, cpu_ms = $6, max_rss_bytes = $7, stdout_bytes = $8, stderr_bytes = $9, \
-             truncated = $10, last_seq = $11 WHERE id = $12 AND status <> 'finished'",
+            "UPDATE runs SET status = 'finished', finished_at = COALESCE(finished_at, $1), reason = $2, exit_code = $3, \
+             signal = $4, elapsed_ms = $5, cpu_ms = $6, max_rss_bytes = $7, stdout_bytes = $8, stderr_bytes = $9, \
+             truncated = $10, last_seq = $11, ended_by = NULL \
+             WHERE id = $12 AND (status <> 'finished' OR ended_by IS NOT NULL)",
         )
         .bind(at.millis())
         .bind(end.reason)
@@ -495,15 +497,15 @@ impl Store {
     }
 
     /// Finished runs that need not be kept: those that ended before `before`, and of each card all but the newest `per_card`.
-    /// At most `limit`, oldest first.
+    /// At most `limit`, oldest first, each with its server.
     pub(crate) async fn expired_runs(
         &self,
         before: Moment,
         per_card: u32,
         limit: i64,
-    ) -> Result<Vec<Uuid>, StoreError> {
+    ) -> Result<Vec<(Uuid, String)>, StoreError> {
         let rows = sqlx::query(
-            "SELECT r.id FROM (SELECT id, queued_at, finished_at, card_id, \
+            "SELECT r.id, r.server FROM (SELECT id, server, queued_at, finished_at, card_id, \
              ROW_NUMBER() OVER (PARTITION BY card_id ORDER BY queued_at DESC, id DESC) AS place \
              FROM runs WHERE status = 'finished') r \
              WHERE r.finished_at < $1 OR (r.card_id IS NOT NULL AND r.place > $2) \
@@ -514,7 +516,7 @@ impl Store {
         .bind(limit)
         .fetch_all(&self.pool)
         .await?;
-        read_all(&rows, |row| row.id("id"))
+        read_all(&rows, |row| Ok((row.id("id")?, row.text("server")?)))
     }
 
     /// Forgets idempotency keys that are older.

@@ -86,7 +86,7 @@ async fn the_cookie_works_from_the_page_and_not_from_elsewhere() {
         site.send(request.body(Full::new(Bytes::from("{\"title\": \"A\"}"))).unwrap())
     };
     post(&[("sec-fetch-site", "same-origin")]).await.expect(200);
-    post(&[("origin", &format!("http://{}", site.address))]).await.expect(200);
+    post(&[("origin", &format!("http://{}", site.address()))]).await.expect(200);
     for elsewhere in [
         &[("sec-fetch-site", "cross-site")][..],
         &[("sec-fetch-site", "same-site")],

@@ -1,6 +1,13 @@
-//! A server of the application on a port of its own, and a client.
+//! A server of the application on a port of its own, or two that share their work, and a client.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
@@ -11,7 +18,7 @@ use hyper_util::{
 };
 use schwann::Server;
 use schwann_cards::{Application, Beside, CardsSettings};
-use schwann_testkit::postgres::Postgres;
+use schwann_testkit::{postgres::Postgres, redis::Redis};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -24,18 +31,30 @@ pub(crate) const PASSWORD: &str = "correct horse";
 pub(crate) enum Database {
     Sqlite,
     Postgres,
+    PostgresAndRedis,
+    /// With PostgreSQL and Redis, and two servers that are asked in turn.
+    Several,
 }
 
-/// A running server. It ends when this is dropped.
+/// Running servers of one installation, mostly one. They end when this is dropped.
 pub(crate) struct Site {
-    pub(crate) address: SocketAddr,
     client: HyperClient<HttpConnector, Full<Bytes>>,
     data: TempDir,
-    postgres: Option<Arc<Postgres>>,
+    _postgres: Option<Arc<Postgres>>,
+    #[allow(dead_code, reason = "held, and in one of the programs killed")]
+    pub(crate) redis: Option<Redis>,
     settings: CardsSettings,
     beside: Beside,
+    pub(crate) servers: Vec<Serving>,
+    /// Which is asked next.
+    turn: AtomicUsize,
+}
+
+/// One server.
+pub(crate) struct Serving {
+    pub(crate) address: SocketAddr,
     application: Arc<Application>,
-    server: Task,
+    task: Task,
 }
 
 /// What a server answered.
@@ -78,10 +97,25 @@ impl Site {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut CardsSettings)) -> Self {
+        let servers = if matches!(crate::DATABASE, Database::Several) { 2 } else { 1 };
+        Self::start_several(servers, Beside::nothing(), change).await
+    }
+
+    /// One server, also where there are several otherwise.
+    pub(crate) async fn start_alone(change: impl FnOnce(&mut CardsSettings)) -> Self {
         Self::start_beside(Beside::nothing(), change).await
     }
 
+    /// The same, with what is beside it.
     pub(crate) async fn start_beside(
+        beside: Beside,
+        change: impl FnOnce(&mut CardsSettings),
+    ) -> Self {
+        Self::start_several(1, beside, change).await
+    }
+
+    async fn start_several(
+        servers: usize,
         beside: Beside,
         change: impl FnOnce(&mut CardsSettings),
     ) -> Self {
@@ -94,48 +128,65 @@ impl Site {
             requests_per_minute: 1_000_000,
             ..CardsSettings::default()
         };
-        let postgres = match crate::DATABASE {
-            Database::Sqlite => None,
-            Database::Postgres => {
-                let (server, url) = Postgres::database().await;
-                settings.database = Some(url);
-                Some(server)
-            }
-        };
+        let (mut postgres, mut redis) = (None, None);
+        if !matches!(crate::DATABASE, Database::Sqlite) {
+            let (server, url) = Postgres::database().await;
+            settings.database = Some(url);
+            postgres = Some(server);
+        }
+        if matches!(crate::DATABASE, Database::PostgresAndRedis | Database::Several) {
+            let server = Redis::start().await;
+            settings.redis = Some(server.url());
+            redis = Some(server);
+        }
         change(&mut settings);
-        Self::serve(data, postgres, settings, beside).await
-    }
-
-    async fn serve(
-        data: TempDir,
-        postgres: Option<Arc<Postgres>>,
-        settings: CardsSettings,
-        beside: Beside,
-    ) -> Self {
-        let server = Server { max_request_bytes: settings.max_body.bytes(), ..Server::default() };
-        let application = Application::start_beside(settings.clone(), beside.clone()).await;
-        let application = Arc::new(application.unwrap());
-        let listener = Server::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
-        let address = listener.local_addr().unwrap();
-        let handler = application.handler();
-        let server = Task(tokio::spawn(async move {
-            server.run(listener, handler, std::future::pending()).await;
-        }));
         let client = HyperClient::builder(TokioExecutor::new()).build_http();
-        Self { address, client, data, postgres, settings, beside, application, server }
+        let turn = AtomicUsize::new(0);
+        let started = Vec::new();
+        let mut site = Self {
+            client,
+            data,
+            _postgres: postgres,
+            redis,
+            settings,
+            beside,
+            servers: started,
+            turn,
+        };
+        site.serve(servers).await;
+        site
     }
 
-    /// Ends the server, and starts another with the same data.
-    pub(crate) async fn restart(self) -> Self {
-        self.server.0.abort();
-        self.application.close().await;
-        let Self { data, postgres, settings, beside, .. } = self;
-        Self::serve(data, postgres, settings, beside).await
+    async fn serve(&mut self, servers: usize) {
+        for number in 0..servers {
+            let mut settings = self.settings.clone();
+            if number > 0 {
+                settings.data = self.data.path().join(format!("data-{number}"));
+            }
+            self.servers.push(Serving::start(settings, self.beside.clone()).await);
+        }
+    }
+
+    /// Ends the servers, and starts others with the same data.
+    pub(crate) async fn restart(mut self) -> Self {
+        let servers = std::mem::take(&mut self.servers);
+        let count = servers.len();
+        for server in servers {
+            server.stop().await;
+        }
+        self.serve(count).await;
+        self
+    }
+
+    /// Where the first server is.
+    #[allow(dead_code, reason = "not every program of tests asks for it")]
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.servers[0].address
     }
 
     /// What is counted, in text form.
     pub(crate) fn metrics(&self) -> String {
-        self.application.metrics().text()
+        self.servers[0].application.metrics().text()
     }
 
     /// The data folder.
@@ -222,7 +273,19 @@ impl Site {
 
     /// A request to a path below `/api/v1`, to be completed.
     pub(crate) fn request(&self, method: Method, path: &str) -> http::request::Builder {
-        Request::builder().method(method).uri(format!("http://{}/api/v1{path}", self.address))
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        self.request_to(turn % self.servers.len(), method, path)
+    }
+
+    /// A request to one of the servers, to be completed.
+    pub(crate) fn request_to(
+        &self,
+        server: usize,
+        method: Method,
+        path: &str,
+    ) -> http::request::Builder {
+        let address = self.servers[server].address;
+        Request::builder().method(method).uri(format!("http://{address}/api/v1{path}"))
     }
 
     /// Asks as nobody, or with a token, with a JSON body or none.
@@ -245,6 +308,26 @@ impl Site {
             None => Bytes::new(),
         };
         self.send(request.body(Full::new(body)).unwrap()).await
+    }
+}
+
+impl Serving {
+    async fn start(settings: CardsSettings, beside: Beside) -> Self {
+        let server = Server { max_request_bytes: settings.max_body.bytes(), ..Server::default() };
+        let application = Application::start_beside(settings, beside).await;
+        let application = Arc::new(application.unwrap());
+        let listener = Server::listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = listener.local_addr().unwrap();
+        let handler = application.handler();
+        let task = Task(tokio::spawn(async move {
+            server.run(listener, handler, std::future::pending()).await;
+        }));
+        Self { address, application, task }
+    }
+
+    pub(crate) async fn stop(self) {
+        self.task.0.abort();
+        self.application.close().await;
     }
 }
 

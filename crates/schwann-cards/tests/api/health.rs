@@ -25,7 +25,7 @@ async fn the_document_and_its_page_are_served() {
     let site = Site::start().await;
     let document = site.ask(Method::GET, "/openapi.json", None, None).await.expect(200);
     assert!(document["paths"]["/api/v1/utils/health-check/"]["get"].is_object(), "{document}");
-    let page = http::Request::builder().uri(format!("http://{}/docs/", site.address));
+    let page = http::Request::builder().uri(format!("http://{}/docs/", site.address()));
     let page = site.send(page.body(Default::default()).unwrap()).await;
     assert_eq!(page.status, 200);
     assert!(String::from_utf8_lossy(&page.body).contains("swagger-ui"));

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::client::{Answer, Site};
 
 /// What must happen, within a time that only a hang exceeds.
-async fn soon<T>(what: impl Future<Output = T>) -> T {
+pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), what).await.expect("within a minute")
 }
 
@@ -21,49 +21,75 @@ async fn site() -> Site {
     Site::start_with(|settings| settings.sandbox = Some(Sandbox::None)).await
 }
 
+/// The same, one server also where there are several: for what is of one server.
+async fn alone() -> Site {
+    Site::start_alone(|settings| settings.sandbox = Some(Sandbox::None)).await
+}
+
 /// A response that is read as it comes.
-struct Following {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Incoming,
-    text: String,
+pub(crate) struct Following {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Incoming,
+    pub(crate) text: String,
+    /// The beginning of a character, the rest of which is in the next frame.
+    torn: Vec<u8>,
 }
 
 impl Following {
-    async fn start(site: &Site, request: Request<Full<Bytes>>) -> Self {
+    pub(crate) async fn start(site: &Site, request: Request<Full<Bytes>>) -> Self {
         let (head, body) = soon(site.open(request)).await.into_parts();
-        Self { status: head.status, headers: head.headers, body, text: String::new() }
+        Self {
+            status: head.status,
+            headers: head.headers,
+            body,
+            text: String::new(),
+            torn: Vec::new(),
+        }
     }
 
     /// Reads until `needle` has come.
-    async fn until(&mut self, needle: &str) -> &str {
+    pub(crate) async fn until(&mut self, needle: &str) -> &str {
         while !self.text.contains(needle) {
             let frame = soon(self.body.frame()).await;
             let frame = frame.unwrap_or_else(|| panic!("no {needle:?} in {:?}", self.text));
-            let bytes = frame.unwrap().into_data().unwrap();
-            self.text.push_str(std::str::from_utf8(&bytes).unwrap());
+            self.take(&frame.unwrap().into_data().unwrap());
         }
         &self.text
     }
 
-    async fn rest(mut self) -> String {
+    pub(crate) async fn rest(mut self) -> String {
         while let Some(frame) = soon(self.body.frame()).await {
-            let bytes = frame.unwrap().into_data().unwrap();
-            self.text.push_str(std::str::from_utf8(&bytes).unwrap());
+            self.take(&frame.unwrap().into_data().unwrap());
         }
+        assert_eq!(self.torn, b"");
         self.text
     }
 
-    fn run(&self) -> String {
+    /// Adds a frame, which may end anywhere.
+    pub(crate) fn take(&mut self, bytes: &[u8]) {
+        self.torn.extend_from_slice(bytes);
+        let whole = match std::str::from_utf8(&self.torn) {
+            Ok(text) => text.len(),
+            Err(error) => {
+                assert_eq!(error.error_len(), None, "no text: {:?}", self.torn);
+                error.valid_up_to()
+            }
+        };
+        self.text.push_str(std::str::from_utf8(&self.torn[..whole]).unwrap());
+        self.torn.drain(..whole);
+    }
+
+    pub(crate) fn run(&self) -> String {
         self.headers["run-id"].to_str().unwrap().to_owned()
     }
 }
 
 /// One user with one book.
-struct Desk {
-    site: Site,
-    token: String,
-    book: String,
+pub(crate) struct Desk {
+    pub(crate) site: Site,
+    pub(crate) token: String,
+    pub(crate) book: String,
 }
 
 impl Desk {
@@ -71,31 +97,36 @@ impl Desk {
         Self::at(site().await).await
     }
 
-    async fn at(site: Site) -> Self {
+    pub(crate) async fn at(site: Site) -> Self {
         let token = site.superuser().await;
         let book = site.book(&token, "runs").await;
         Self { site, token, book }
     }
 
     /// A card in `sh`.
-    async fn card(&self, code: &str) -> String {
+    pub(crate) async fn card(&self, code: &str) -> String {
         self.card_in("sh", code).await
     }
 
-    async fn card_in(&self, language: &str, code: &str) -> String {
+    pub(crate) async fn card_in(&self, language: &str, code: &str) -> String {
         let body = json!({"code": code, "language": language});
         let card = self.site.post(&format!("{}/cards/", self.book), &self.token, body).await;
         format!("{}/cards/{}", self.book, card.expect(200)["id"].as_str().unwrap())
     }
 
-    fn request(&self, method: Method, path: &str, accept: &str) -> http::request::Builder {
+    pub(crate) fn request(
+        &self,
+        method: Method,
+        path: &str,
+        accept: &str,
+    ) -> http::request::Builder {
         self.site
             .request(method, path)
             .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
             .header(header::ACCEPT, accept)
     }
 
-    async fn run_with(&self, card: &str, accept: &str, body: Value) -> Following {
+    pub(crate) async fn run_with(&self, card: &str, accept: &str, body: Value) -> Following {
         let request = self
             .request(Method::POST, &format!("{card}/run"), accept)
             .header(header::CONTENT_TYPE, "application/json");
@@ -103,12 +134,12 @@ impl Desk {
         Following::start(&self.site, request).await
     }
 
-    async fn run(&self, card: &str, accept: &str) -> Following {
+    pub(crate) async fn run(&self, card: &str, accept: &str) -> Following {
         self.run_with(card, accept, json!({})).await
     }
 
     /// Starts it without following it.
-    async fn accept(&self, card: &str, body: Value) -> Answer {
+    pub(crate) async fn accept(&self, card: &str, body: Value) -> Answer {
         let request = self
             .request(Method::POST, &format!("{card}/run"), "application/json")
             .header("prefer", "respond-async")
@@ -116,12 +147,12 @@ impl Desk {
         self.site.send(request.body(Full::from(body.to_string())).unwrap()).await
     }
 
-    async fn get(&self, path: &str, accept: &str) -> Following {
+    pub(crate) async fn get(&self, path: &str, accept: &str) -> Following {
         let request = self.request(Method::GET, path, accept).body(Full::default()).unwrap();
         Following::start(&self.site, request).await
     }
 
-    async fn ended(&self, run: &str) -> Value {
+    pub(crate) async fn ended(&self, run: &str) -> Value {
         self.get(&format!("/runs/{run}/events"), "application/x-ndjson").await.rest().await;
         // The stream ends with the log; the row follows at once.
         loop {
@@ -133,11 +164,11 @@ impl Desk {
         }
     }
 
-    async fn cancel(&self, run: &str, body: Value) -> Answer {
+    pub(crate) async fn cancel(&self, run: &str, body: Value) -> Answer {
         self.site.post(&format!("/runs/{run}/cancel"), &self.token, body).await
     }
 
-    async fn stdin(&self, run: &str, query: &str, bytes: impl Into<Bytes>) -> Answer {
+    pub(crate) async fn stdin(&self, run: &str, query: &str, bytes: impl Into<Bytes>) -> Answer {
         let path = format!("/runs/{run}/stdin{query}");
         let request = self.request(Method::POST, &path, "application/json");
         let request = request.header(header::CONTENT_TYPE, "application/octet-stream");
@@ -145,14 +176,14 @@ impl Desk {
     }
 }
 
-fn records(text: &str) -> Vec<Value> {
+pub(crate) fn records(text: &str) -> Vec<Value> {
     let lines: Vec<Value> =
         text.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
     lines.into_iter().filter(|record| record["type"] != "heartbeat").collect()
 }
 
 #[track_caller]
-fn dense(records: &[Value]) {
+pub(crate) fn dense(records: &[Value]) {
     for (record, seq) in records.iter().zip(1_u64..) {
         assert_eq!(record["seq"], seq, "{records:?}");
     }
@@ -161,7 +192,7 @@ fn dense(records: &[Value]) {
     assert_eq!(records.last().unwrap()["type"], "exit");
 }
 
-fn joined(records: &[Value], kind: &str) -> String {
+pub(crate) fn joined(records: &[Value], kind: &str) -> String {
     let of_kind = records.iter().filter(|record| record["type"] == kind);
     of_kind.map(|record| record["data"].as_str().expect("text")).collect()
 }
@@ -299,7 +330,7 @@ async fn whoever_leaves_comes_back_to_the_rest_and_two_see_the_same() {
 
 #[tokio::test]
 async fn bad_cursors_are_refused_or_a_reset() {
-    let desk = Desk::new().await;
+    let desk = Desk::at(alone().await).await;
     let card = desk.card("echo hello").await;
     let run = desk.run(&card, "text/plain").await;
     let id = run.run();
@@ -364,7 +395,7 @@ async fn a_run_is_cancelled_however_often_and_keeps_what_it_said() {
 
 #[tokio::test]
 async fn runs_wait_their_turn_and_can_be_cancelled_there() {
-    let site = Site::start_with(|settings| {
+    let site = Site::start_alone(|settings| {
         settings.sandbox = Some(Sandbox::None);
         settings.max_running = 1;
         settings.max_queued = 2;
@@ -393,7 +424,7 @@ async fn runs_wait_their_turn_and_can_be_cancelled_there() {
 
 #[tokio::test]
 async fn how_far_a_run_has_come_is_told_while_it_goes_on() {
-    let desk = Desk::new().await;
+    let desk = Desk::at(alone().await).await;
     let card = desk.card("while read x; do echo $x; done").await;
     let mut run = desk.run(&card, "application/x-ndjson").await;
     let id = run.run();
@@ -422,7 +453,7 @@ async fn how_far_a_run_has_come_is_told_while_it_goes_on() {
 
 #[tokio::test]
 async fn what_runs_do_is_counted() {
-    let site = Site::start_with(|settings| {
+    let site = Site::start_alone(|settings| {
         settings.sandbox = Some(Sandbox::None);
         settings.max_running = 1;
         settings.max_queued = 1;
@@ -597,7 +628,7 @@ async fn stored_output_is_given_by_channel_and_in_parts() {
 
 #[tokio::test]
 async fn a_run_that_was_under_way_when_the_server_stopped_has_an_end() {
-    let desk = Desk::new().await;
+    let desk = Desk::at(alone().await).await;
     let card = desk.card("echo before; sleep 1000").await;
     let mut run = desk.run(&card, "text/plain").await;
     let id = run.run();
@@ -646,7 +677,7 @@ async fn one_stream_has_the_runs_of_a_tab_and_goes_on_where_it_was_cut() {
     }
     while later.text.matches("event: exit").count() < 8 {
         let frame = soon(later.body.frame()).await.unwrap().unwrap().into_data().unwrap();
-        later.text.push_str(std::str::from_utf8(&frame).unwrap());
+        later.take(&frame);
     }
     let all = first + &later.text;
     let mut of_run = std::collections::BTreeMap::<String, Vec<Value>>::new();
@@ -715,6 +746,28 @@ async fn arguments_environment_and_a_terminal_reach_the_program() {
     body["cols"] = json!(99);
     let said = desk.run_with(&card, "text/plain", body).await.rest().await;
     assert_eq!(said.trim_end(), "['x y', 'z'] b True (99, 24)");
+}
+
+#[tokio::test]
+async fn a_terminal_changes_its_size_while_the_program_runs() {
+    let desk = Desk::new().await;
+    let code = "import os, signal\nsignal.signal(signal.SIGWINCH, lambda *_: print('size', *os.get_terminal_size()))\nprint('ready')\nwhile True:\n  signal.pause()\n";
+    let card = desk.card_in("python", code).await;
+    let mut run = desk.run_with(&card, "text/plain", json!({"tty": true})).await;
+    let id = run.run();
+    run.until("ready").await;
+    let resize = async |cols: u16, rows: u16| {
+        let size = json!({"cols": cols, "rows": rows});
+        soon(desk.site.post(&format!("/runs/{id}/resize"), &desk.token, size)).await
+    };
+    assert_eq!(resize(100, 30).await.status, 200);
+    run.until("size 100 30").await;
+    assert_eq!(resize(81, 25).await.status, 200);
+    run.until("size 81 25").await;
+    assert_eq!(resize(0, 25).await.refusal(422), "validation");
+    assert_eq!(desk.cancel(&id, json!({"signal": "KILL"})).await.status, 202);
+    desk.ended(&id).await;
+    assert_eq!(resize(80, 24).await.refusal(409), "run_finished");
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use hyper_util::{
 };
 use schwann::Server;
 use schwann_cards::{Application, CardsSettings};
-use schwann_process::{Sandbox, Sandboxes};
+use schwann_process::{Sandbox, Sandboxes, Span};
 use serde_json::{Value, json};
 
 use crate::{Random, writer};
@@ -28,7 +28,12 @@ const ROUNDS: u64 = 4;
 const RUNS: usize = 8;
 
 /// Serves until it is killed, and says where.
-pub(crate) fn serve(data: &Path, sandbox: &str, max_running: u32) -> ExitCode {
+pub(crate) fn serve(
+    data: &Path,
+    sandbox: &str,
+    max_running: u32,
+    shared: Option<(&str, &str)>,
+) -> ExitCode {
     let sandbox = if sandbox == "none" { Sandbox::None } else { Sandbox::Bubblewrap };
     writer::runtime().block_on(async {
         let settings = CardsSettings {
@@ -38,6 +43,9 @@ pub(crate) fn serve(data: &Path, sandbox: &str, max_running: u32) -> ExitCode {
             max_running,
             max_queued_per_user: 1000,
             requests_per_minute: 1_000_000,
+            database: shared.map(|(database, _)| database.to_owned()),
+            redis: shared.map(|(_, redis)| redis.to_owned()),
+            lease: Span::from_secs(2),
             ..CardsSettings::default()
         };
         let application = Application::start(settings).await.unwrap();
@@ -115,7 +123,7 @@ async fn rounds(sandbox: &str) {
 }
 
 /// Processes, zombies aside, that have this word among their arguments.
-fn processes(word: &str) -> usize {
+pub(crate) fn processes(word: &str) -> usize {
     let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
     lines.filter(|line| line.split(|byte| *byte == 0).any(|found| found == word.as_bytes())).count()
@@ -142,9 +150,20 @@ impl Site {
     }
 
     async fn start_for(data: &Path, sandbox: &str, running: usize) -> Self {
+        Self::start_with(data, sandbox, running, &[]).await
+    }
+
+    /// `shared` is a database and a Redis, if there are any.
+    pub(crate) async fn start_with(
+        data: &Path,
+        sandbox: &str,
+        running: usize,
+        shared: &[&str],
+    ) -> Self {
         let running = running.to_string();
         let mut server = Command::new(std::env::current_exe().unwrap());
-        server.args(["--application".as_ref(), data.as_os_str(), sandbox.as_ref()]).arg(running);
+        server.args(["--application".as_ref(), data.as_os_str(), sandbox.as_ref()]);
+        server.arg(running).args(shared);
         Self::started_by(server).await
     }
 
@@ -198,7 +217,7 @@ impl Site {
         }
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.server.kill().unwrap();
         self.server.wait().unwrap();
     }
@@ -246,7 +265,7 @@ impl Site {
         self.json(request.body(Full::from(body)).unwrap()).await
     }
 
-    async fn stream(&self, run: &str) -> hyper::body::Incoming {
+    pub(crate) async fn stream(&self, run: &str) -> hyper::body::Incoming {
         let request = self.request(Method::GET, &format!("/runs/{run}/events"));
         let request = request.header(header::ACCEPT, "application/x-ndjson");
         self.client.request(request.body(Full::default()).unwrap()).await.unwrap().into_body()

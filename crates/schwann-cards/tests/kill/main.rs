@@ -16,6 +16,8 @@ mod disk;
 mod disk_over_http;
 mod killed;
 mod many;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod servers;
 mod writer;
 
 use std::{panic, process::ExitCode, time::Instant};
@@ -24,6 +26,10 @@ use std::{panic, process::ExitCode, time::Instant};
 const TESTS: &[(&str, fn())] = &[
     ("killed_at_200_random_points_nothing_shown_is_lost", killed::at_random_points),
     ("killed_with_programs_running_none_lives_on_or_runs_again", application::killed),
+    #[cfg(all(feature = "postgres", feature = "redis"))]
+    ("a_killed_server_s_runs_end_once_and_its_own_word_counts_when_it_is_back", servers::killed),
+    #[cfg(all(feature = "postgres", feature = "redis"))]
+    ("a_server_that_stood_still_for_too_long_ends_what_was_ended_in_its_place", servers::stopped),
     ("two_hundred_runs_stream_at_once", many::at_once),
     ("a_thousand_readers_that_stand_still_cost_little_and_harm_nobody", many::readers),
     ("a_full_disk_refuses_new_runs_and_recovers_without_a_restart", disk::full),
@@ -41,6 +47,7 @@ fn main() -> ExitCode {
                 arguments[1].as_ref(),
                 &arguments[2],
                 arguments[3].parse().unwrap(),
+                arguments.get(4).map(|database| (&**database, &*arguments[5])),
             );
         }
         Some("--fill") => return disk::fill(arguments[1].as_ref()),

@@ -1,0 +1,13 @@
+//! Several servers that share PostgreSQL and Redis: the tests of runs again, each request of which goes to another server than the
+//! one before, and what only several can show.
+
+#![expect(clippy::unwrap_used, reason = "also outside of functions marked as tests")]
+
+#[path = "../api/client.rs"]
+#[allow(dead_code, reason = "not all of it is asked for here")]
+mod client;
+#[path = "../api/runs.rs"]
+mod runs;
+mod shared;
+
+pub(crate) const DATABASE: client::Database = client::Database::Several;
