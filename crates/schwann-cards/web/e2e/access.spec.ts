@@ -116,4 +116,13 @@ test("on a phone nothing is wider than the screen", async ({ inside: page, serve
     const width = await page.evaluate(() => document.documentElement.scrollWidth);
     expect(width, path).toBeLessThanOrEqual(360);
   }
+  // What is in a dialogue is all within it.
+  await server.api("POST", `/books/${book.id}/shares/`, { role: "viewer" });
+  await page.goto(`${server.url}/books/${book.id}`);
+  await page.getByRole("button", { name: "Share" }).click();
+  const copy = page.getByRole("button", { name: "Copy link" });
+  await expect(copy).toBeVisible();
+  const dialog = page.getByRole("dialog");
+  const [wide, seen] = await dialog.evaluate((node) => [node.scrollWidth, node.clientWidth]);
+  expect(wide, "the dialogue").toBeLessThanOrEqual(seen as number);
 });

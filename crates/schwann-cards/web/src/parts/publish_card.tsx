@@ -65,7 +65,10 @@ export function PublishCard({
     <Panel open={open} onClose={onClose} title={text.publish}>
       <p className="text-sm text-muted">{text.publishHelp}</p>
       {now && (
-        <section aria-label={text.published} className="grid gap-2 rounded-md bg-raised p-3 text-sm">
+        <section
+          aria-label={text.published}
+          className="grid grid-cols-[minmax(0,1fr)] gap-2 rounded-md bg-raised p-3 text-sm"
+        >
           <p className="font-semibold">
             {text.faces[now.face]}: {now.name}
           </p>
@@ -87,7 +90,7 @@ export function PublishCard({
           )}
         </section>
       )}
-      <form key={now?.updated_at} onSubmit={submit} className="grid gap-3">
+      <form key={now?.updated_at} onSubmit={submit} className="grid grid-cols-[minmax(0,1fr)] gap-3">
         <Choice<Face>
           label={text.publishAs}
           value={face}

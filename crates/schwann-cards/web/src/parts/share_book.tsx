@@ -32,9 +32,9 @@ export function ShareBook({ book, open, onClose }: { book: string; open: boolean
   return (
     <Panel open={open} onClose={onClose} title={text.share}>
       <Failure error={error ?? remove.error} />
-      <section aria-label={text.people} className="grid gap-3">
+      <section aria-label={text.people} className="grid grid-cols-[minmax(0,1fr)] gap-3">
         <h3 className="text-sm font-semibold">{text.people}</h3>
-        <ul className="grid gap-1 empty:hidden">
+        <ul className="grid grid-cols-[minmax(0,1fr)] gap-1 empty:hidden">
           {people.map((share) => (
             <li key={share.id} className="flex items-center gap-2 text-sm">
               <span className="min-w-0 flex-1 truncate">{share.email}</span>
@@ -69,11 +69,14 @@ export function ShareBook({ book, open, onClose }: { book: string; open: boolean
         </form>
         <Failure error={person.error} />
       </section>
-      <section aria-label={text.links} className="grid gap-3 border-t border-line pt-4">
+      <section
+        aria-label={text.links}
+        className="grid grid-cols-[minmax(0,1fr)] gap-3 border-t border-line pt-4"
+      >
         <h3 className="text-sm font-semibold">{text.links}</h3>
         <p className="text-sm text-muted">{text.shareHelp}</p>
         <Failure error={link.error} />
-        <ul className="grid gap-2 empty:hidden">
+        <ul className="grid grid-cols-[minmax(0,1fr)] gap-2 empty:hidden">
           {links.map((share) => {
             const address = `${location.origin}/shared/${share.slug}`;
             return (
