@@ -378,6 +378,116 @@ mod tests {
         check("cgroup", Some("pids"), "/", None);
     }
 
+    /// The files of version 2 as a kernel that has delegated them lays them out.
+    fn delegated(folder: &Path, controllers: &str) -> String {
+        let here = folder.join("service");
+        fs::create_dir(&here).unwrap();
+        fs::write(here.join("cgroup.controllers"), controllers).unwrap();
+        fs::write(here.join("cgroup.procs"), "").unwrap();
+        format!("41 31 0:38 / {} rw - cgroup2 cgroup2 rw,nsdelegate", folder.display())
+    }
+
+    #[test]
+    fn a_run_has_a_group_of_version_2_with_its_limits() {
+        let folder = tempfile::tempdir().unwrap();
+        let mounts = delegated(folder.path(), "cpu io memory pids\n");
+        let groups = Cgroups::two(&mounts, "1:name=systemd:/x\n0::/service\n").unwrap();
+        let Cgroups::Two { folder: ours } = &groups else { panic!("{groups:?}") };
+        let read = |path: PathBuf| fs::read_to_string(path).unwrap();
+        // Both levels hand down what is needed, and the server's own is left as it was.
+        for level in [ours, ours.parent().unwrap()] {
+            assert_eq!(read(level.join("cgroup.subtree_control")), "+memory +pids");
+        }
+        let limits = Limits::default();
+        let group = groups.make(&limits).unwrap();
+        let Kind::Two { folder: run } = &group.kind else { panic!("{group:?}") };
+        assert_eq!(run.parent(), Some(&**ours));
+        assert_eq!(read(run.join("memory.max")), limits.memory.bytes().to_string());
+        assert_eq!(read(run.join("memory.swap.max")), "0");
+        assert_eq!(read(run.join("memory.oom.group")), "1");
+        assert_eq!(read(run.join("pids.max")), "66");
+        let second = groups.make(&limits).unwrap();
+        assert_ne!(second.folders, group.folders);
+
+        assert!(!group.out_of_memory() && !group.out_of_processes());
+        assert_eq!((group.cpu(), group.peak()), (None, None));
+        fs::write(run.join("memory.events"), "max 3\noom 1\noom_kill 1\n").unwrap();
+        fs::write(run.join("pids.events"), "max 1\n").unwrap();
+        fs::write(run.join("cpu.stat"), "usage_usec 2500000\nuser_usec 1\n").unwrap();
+        fs::write(run.join("memory.peak"), "4096\n").unwrap();
+        assert!(group.out_of_memory() && group.out_of_processes());
+        assert_eq!((group.cpu(), group.peak()), (Some(Duration::from_millis(2500)), Some(4096)));
+        for group in [&group, &second] {
+            // What a kernel would take along with the folder.
+            for folder in &group.folders {
+                fs::remove_dir_all(folder).unwrap();
+                fs::create_dir(folder).unwrap();
+            }
+        }
+        let folders = [group.folders.clone(), second.folders.clone()].concat();
+        drop((group, second));
+        for folder in folders {
+            let began = std::time::Instant::now();
+            while folder.exists() {
+                assert!(began.elapsed() < Duration::from_secs(30), "{} is left", folder.display());
+                // It wrote its order to kill there, which is no file of a kernel's here.
+                let _ = fs::remove_file(folder.join("cgroup.kill"));
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_missing_of_version_2_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mounts = delegated(folder.path(), "cpu memory");
+        let error = Cgroups::two(&mounts, "0::/service").unwrap_err();
+        assert!(error.contains("no pids controller") && error.contains("Delegate=yes"), "{error}");
+        let error = Cgroups::two(MOUNTS, "0::/nowhere").unwrap_err();
+        assert!(error.contains("no memory controller"), "{error}");
+        assert_eq!(Cgroups::two("", "").unwrap_err(), "no cgroup version 2 is mounted");
+    }
+
+    /// Version 2 as it is, where one is mounted that we may write to, whatever its controllers.
+    #[test]
+    #[expect(clippy::print_stdout, reason = "what is not tested is said")]
+    #[expect(clippy::disallowed_methods, reason = "somebody to be killed, whom nobody follows")]
+    fn everybody_in_a_real_group_is_killed_at_once() {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let point = mount(&mounts, "cgroup2", None).map(|(point, _)| point);
+        let name = format!("schwann-test-{}", std::process::id());
+        let made = point.map(|point| point.join(name)).filter(|path| fs::create_dir(path).is_ok());
+        let Some(folder) = made else {
+            println!("NOT TESTED: there is no cgroup version 2 that can be written to");
+            return;
+        };
+        let kind = Kind::Two { folder: folder.clone() };
+        let group = Cgroup { kind, folders: vec![folder.clone()] };
+        let script = "while :; do sleep 100 & sleep 0.01; done";
+        let start = || std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
+        let mut all = [start(), start()];
+        for child in &all {
+            fs::write(folder.join("cgroup.procs"), child.id().to_string()).unwrap();
+        }
+        let members = || fs::read_to_string(folder.join("cgroup.procs")).unwrap().lines().count();
+        while members() < 6 {
+            std::thread::yield_now();
+        }
+        assert!(group.cpu().is_some_and(|cpu| cpu > Duration::ZERO), "{:?}", group.cpu());
+        assert_eq!(group.doors().unwrap().len(), 1);
+        group.kill();
+        for child in &mut all {
+            use std::os::unix::process::ExitStatusExt;
+            assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        }
+        drop(group);
+        let began = std::time::Instant::now();
+        while folder.exists() {
+            assert!(began.elapsed() < Duration::from_secs(30), "{} is left", folder.display());
+            std::thread::yield_now();
+        }
+    }
+
     #[test]
     fn counters_are_read_by_name() {
         let events = "low 0\nhigh 3\nmax 17\noom 0\noom_kill 2\noom_group_kill 1\n";
