@@ -25,6 +25,11 @@ for pid in ["1", host("SERVER"), str(os.getppid())]:
         return text
     attempt(pid, read)
 "#
+    sees_what_others_run: r#"
+for name in ["SERVER", "VICTIM"]:
+    for what in ["cmdline", "comm", "stat", "status", "cgroup"]:
+        attempt(what, lambda: open(f"/proc/{host(name)}/{what}").read())
+"#
     kills_the_server: r#"
 for pid in [host("SERVER"), host("VICTIM")]:
     if os.getpid() < 1000 and not os.path.exists(f"/proc/{pid}"):
