@@ -86,9 +86,9 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let (file, all) = recorded().await;
-            let mut torn = file[..(file.len() as f64 * keep) as usize].to_vec();
-            torn.extend_from_slice(&garbage);
-            let (kept, _) = recovered(&torn).await;
+            let clean = &file[..(file.len() as f64 * keep) as usize];
+            let (kept, after) = recovered(&[clean, &garbage].concat()).await;
+            assert_eq!(after, recovered(clean).await.1, "something of it is left");
             dense(&kept, 1);
             let (last, before) = kept.split_last().unwrap();
             assert!(last.is_last());

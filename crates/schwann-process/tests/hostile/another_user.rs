@@ -18,7 +18,9 @@ fn a_server_that_is_not_root_holds_them_as_well() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let program = folder.path().join("hostile");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // By another process: one that this one starts meanwhile would keep a file open that is being written, which cannot be executed.
+    let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status();
+    assert!(copied.unwrap().success());
     let output = Command::new(program)
         .args(["--test-threads", "4"])
         .current_dir("/")
