@@ -425,11 +425,12 @@ async fn runs_wait_their_turn_and_can_be_cancelled_there() {
 #[tokio::test]
 async fn how_far_a_run_has_come_is_told_while_it_goes_on() {
     let desk = Desk::at(alone().await).await;
-    let card = desk.card("while read x; do echo $x; done").await;
+    let card = desk.card("echo ready; while read x; do echo $x; done").await;
     let mut run = desk.run(&card, "application/x-ndjson").await;
     let id = run.run();
-    run.until("\"type\":\"start\"").await;
-    let mut seen = 1;
+    // Its first record is there before it takes input.
+    run.until("\"ready\\n\"").await;
+    let mut seen = 2;
     for line in ["one", "two", "three"] {
         assert_eq!(desk.stdin(&id, "", format!("{line}\n")).await.status, 202);
         let text = run.until(&format!("\"{line}\\n\"")).await;
