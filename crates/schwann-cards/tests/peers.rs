@@ -27,14 +27,14 @@ async fn run(args: &[&str]) -> Report {
 #[tokio::test]
 async fn the_document_passes_a_validator() {
     let site = Site::start().await;
-    let url = format!("http://{}/api/v1/openapi.json", site.address);
+    let url = format!("http://{}/api/v1/openapi.json", site.address());
     run(&["validate", &url]).await.expect_all(2);
 }
 
 #[tokio::test]
 async fn no_request_makes_the_server_fail() {
     let site = Site::start().await;
-    let url = format!("http://{}/api/v1/openapi.json", site.address);
+    let url = format!("http://{}/api/v1/openapi.json", site.address());
     let token = site.superuser().await;
     let mut args = vec!["fuzz", &url, &token];
     args.extend(LEFT_OUT);
