@@ -189,6 +189,11 @@ impl From<CardError> for SaveAndRunError {
 }
 
 impl RunStatus {
+    /// Whether nothing more will happen.
+    pub(crate) fn is_finished(self) -> bool {
+        self == Self::Finished
+    }
+
     fn word(self) -> &'static str {
         match self {
             Self::Queued => "queued",
