@@ -435,8 +435,10 @@ impl Run<'_> {
                 stop.released.hit();
             }
             (Fault::EarlyAnswer, Some(_)) => {
-                for attempt in 1..=2 {
-                    stop.reached.reached(attempt).await;
+                for waiting in 1..=2 {
+                    stop.reached.reached(waiting).await;
+                    // An attempt may be answered, and given up, before it comes to its stop.
+                    let attempt = stop.begun.count();
                     let early = cell.kind == Kind::Streamed && !(cell.once && attempt == 2);
                     if early {
                         let over =

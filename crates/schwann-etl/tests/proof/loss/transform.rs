@@ -22,6 +22,8 @@ pub(crate) struct Faulty {
 /// Where a transform of one object waits.
 #[derive(Clone)]
 pub(crate) struct Stop {
+    /// Each attempt, those included that were dropped before they came here.
+    pub(crate) begun: Probe,
     pub(crate) reached: Probe,
     /// Each lets one on, in the order in which they came: a transform that was dropped meanwhile leaves nothing to the next.
     pub(crate) released: Probe,
@@ -31,7 +33,7 @@ impl Faulty {
     /// The stop of this object.
     pub(crate) fn stop(&self, object: &str) -> Stop {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Stop { reached: probe(), released: probe() };
+        let new = || Stop { begun: probe(), reached: probe(), released: probe() };
         gates.entry(object.to_owned()).or_insert_with(new).clone()
     }
 }
@@ -52,6 +54,7 @@ impl Handler for Faulty {
         let (fail, mut pause) = (number(), number());
         let name = object.path().rsplit('/').next().unwrap_or_default();
         let stop = self.stop(name);
+        stop.begun.hit();
         let on_purpose = || Error::server("on purpose");
 
         let mut consumed = 0;
