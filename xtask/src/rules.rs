@@ -14,7 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "env::var",
         &[
-            "crates/schwann-cli/src/config.rs",
+            "crates/schwann-cli/src/config/variables.rs",
             // What a program may inherit.
             "crates/schwann-process/src/environment.rs",
             "crates/schwann-testkit/src/peer.rs",
