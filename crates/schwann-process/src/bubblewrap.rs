@@ -160,6 +160,7 @@ impl Bubblewrap {
             .chain(spec.command.iter().map(|word| text(word.as_bytes())))
             .collect();
         let survivor = Survivor::start(spec).await?;
+        let watch = survivor.watch().map_err(system("it cannot be watched"))?;
         let child = launch(Launch {
             program: text(self.path.as_os_str().as_bytes()),
             arguments: command,
@@ -176,10 +177,10 @@ impl Bubblewrap {
             join,
             exposed,
             outlives: false,
+            watched_by: Some(watch),
             confinement: Confinement::default(),
         });
         let child = child.await.map_err(|error| StartError::launch(spec, error))?;
-        survivor.watches(child.pid()).map_err(system("it cannot be watched"))?;
         let gate = Gate { stream: gate, processes };
         let jail = Jail::new(status_stream, gate, cgroup, identity, survivor);
         Tree::jailed(child, jail).map_err(system("it cannot be followed"))

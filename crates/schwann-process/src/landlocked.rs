@@ -173,6 +173,7 @@ pub(crate) async fn start(
         limits.push((Resource::Processes, most));
     }
     let survivor = Survivor::start(spec).await?;
+    let watch = survivor.watch().map_err(system("it cannot be watched"))?;
     let child = launch(Launch {
         program: text(program.as_os_str().as_bytes()),
         arguments: spec.command.iter().map(|word| text(word.as_bytes())).collect(),
@@ -189,10 +190,10 @@ pub(crate) async fn start(
         join,
         exposed: Exposed::default(),
         outlives: false,
+        watched_by: Some(watch),
         confinement: Confinement { ruleset, filters },
     });
     let child = child.await.map_err(|error| StartError::launch(spec, error))?;
-    survivor.watches(child.pid()).map_err(system("it cannot be watched"))?;
     let cell = Cell { survivor, folder, cgroup, identity };
     Tree::ruled(child, cell).map_err(system("it cannot be followed"))
 }

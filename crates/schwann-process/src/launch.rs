@@ -59,6 +59,9 @@ pub(crate) struct Launch {
     pub(crate) exposed: Exposed,
     /// It goes on when this process dies.
     pub(crate) outlives: bool,
+    /// Where it writes the number of its process group, as a line, before it is
+    /// another program.
+    pub(crate) watched_by: Option<OwnedFd>,
     /// Restrictions that it puts on itself at last.
     pub(crate) confinement: Confinement,
 }
@@ -312,6 +315,7 @@ struct Plan {
     stage: *const c_char,
     mounts: *const [(CString, CString, bool)],
     outlives: bool,
+    watched_by: c_int,
     ruleset: c_int,
     filters: *const [FilterProgram],
     parent: libc::pid_t,
@@ -365,6 +369,7 @@ fn start(launch: &Launch) -> Result<Child, LaunchError> {
         stage: launch.exposed.stage.as_ref().map_or(ptr::null(), |stage| stage.as_ptr()),
         mounts: &raw const *launch.exposed.mounts,
         outlives: launch.outlives,
+        watched_by: launch.watched_by.as_ref().map_or(-1, AsRawFd::as_raw_fd),
         ruleset: launch.confinement.ruleset.as_ref().map_or(-1, AsRawFd::as_raw_fd),
         filters: &raw const *filters,
         parent: std::process::id() as libc::pid_t,
@@ -430,6 +435,20 @@ fn done(result: impl Into<i64>, step: Step) -> Result<(), Step> {
     if result.into() < 0 { Err(step) } else { Ok(()) }
 }
 
+/// A number and the end of its line, from this place on.
+fn line_of(mut number: u32) -> ([u8; 11], usize) {
+    let mut line = [b'\n'; 11];
+    let mut from = line.len() - 1;
+    loop {
+        from -= 1;
+        line[from] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return (line, from);
+        }
+    }
+}
+
 fn become_program(plan: &Plan) -> Result<std::convert::Infallible, Step> {
     // SAFETY: for the whole function: every pointer is into memory that
     // `start` keeps alive, every descriptor number is open in the parent and
@@ -441,6 +460,12 @@ fn become_program(plan: &Plan) -> Result<std::convert::Infallible, Step> {
             libc::signal(signal, libc::SIG_DFL);
         }
         done(libc::setsid(), Step::Session)?;
+        if plan.watched_by >= 0 {
+            let (line, from) = line_of(libc::getpid().unsigned_abs());
+            let line = &line[from..];
+            let wrote = libc::write(plan.watched_by, line.as_ptr().cast(), line.len());
+            done(wrote as i64, Step::Lifeline)?;
+        }
         if !plan.folder.is_null() {
             done(libc::chdir(plan.folder), Step::Folder)?;
         }
@@ -547,4 +572,17 @@ unsafe fn expose(plan: &Plan) -> Result<(), Step> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_lines() {
+        for number in [0, 7, 10, 4_194_304, u32::MAX] {
+            let (line, from) = line_of(number);
+            assert_eq!(line[from..], *format!("{number}\n").as_bytes());
+        }
+    }
 }

@@ -2,10 +2,7 @@
 
 use std::{fs, io, os::fd::OwnedFd};
 
-use rustix::{
-    pipe::{PipeFlags, pipe_with},
-    process::Pid,
-};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::{
     ProgramSpec, StartError,
@@ -36,11 +33,10 @@ impl Survivor {
         Ok(Self { shell, alive })
     }
 
-    /// Says which group is to be killed.
-    pub(crate) fn watches(&self, group: Pid) -> io::Result<()> {
-        let line = format!("{}\n", group.as_raw_nonzero());
-        rustix::io::write(&self.alive, line.as_bytes())?;
-        Ok(())
+    /// For [`Launch::watched_by`]: the program itself says which group is to be killed. If we did once it has started, it
+    /// would live on when we died just before.
+    pub(crate) fn watch(&self) -> io::Result<OwnedFd> {
+        self.alive.try_clone()
     }
 
     /// Ends the watch over a group that is gone; its number may be another's soon.
@@ -71,6 +67,7 @@ async fn shell(stdin: OwnedFd) -> Result<Child, LaunchError> {
         join: Vec::new(),
         exposed: Exposed::default(),
         outlives: true,
+        watched_by: None,
         confinement: Confinement::default(),
     })
     .await
