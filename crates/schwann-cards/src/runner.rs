@@ -28,7 +28,7 @@ use crate::{
 /// A program that writes in small pieces is read at most this often in a while.
 const READS: u32 = 16;
 /// The while. What gathers in the pipe meanwhile is read in one go.
-const WHILE: Duration = Duration::from_millis(1);
+const WHILE: Duration = Duration::from_millis(2);
 
 /// What is run.
 #[derive(Debug)]
@@ -138,12 +138,12 @@ async fn follow(session: &mut Session, writer: &LogWriter) -> Result<(), LogErro
         writer.output(channel, first).await?;
         writer.output(channel, rest).await?;
         reads += 1;
-        // A read for each line would cost more than the line. The first lines
+        // To be woken for each line would cost more than the line. The first lines
         // are not held back, so that what comes together keeps its order.
         if reads >= READS {
             let next = since + WHILE;
             if !large && Instant::now() < next {
-                tokio::time::sleep_until(next).await;
+                session.rest(next.into_std()).await;
             }
             reads = 0;
             since = Instant::now();

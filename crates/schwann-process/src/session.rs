@@ -6,6 +6,7 @@
 
 use std::{
     io,
+    os::fd::OwnedFd,
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -25,6 +26,9 @@ use crate::{
     terminal::{Stream, Streams},
     tree::Tree,
 };
+
+/// When to listen to a stream again that could not be listened to.
+const AGAIN: Duration = Duration::from_millis(2);
 
 /// Room for one read, in bytes: what a pipe holds.
 const PIECE: usize = 64 << 10;
@@ -47,6 +51,8 @@ pub struct Session {
 #[derive(Debug)]
 struct Source {
     stream: Option<Arc<Stream>>,
+    /// The stream, while nobody wants to hear of it.
+    muted: Option<OwnedFd>,
     buffer: Vec<u8>,
     taken: u64,
 }
@@ -195,7 +201,7 @@ impl Session {
         let control = Control { signals, doom: Arc::new(doom), screen };
         let (writes, written) = mpsc::channel(1);
         tokio::spawn(feed(input, written, is_terminal, ended.clone()));
-        let source = |stream| Source { stream, buffer: Vec::new(), taken: 0 };
+        let source = |stream| Source { stream, muted: None, buffer: Vec::new(), taken: 0 };
         Self {
             stdout: source(Some(stdout)),
             stderr: source(stderr),
@@ -221,6 +227,11 @@ impl Session {
     pub async fn output(&mut self) -> Option<Piece> {
         use OutputStream::{Stderr, Stdout};
         loop {
+            // Both, whatever the first one says.
+            if !(self.stdout.listen() & self.stderr.listen()) {
+                sleep_until(Due::now() + AGAIN).await;
+                continue;
+            }
             if self.left == 0 && self.control.is_doomed(Reason::OutputLimit) {
                 return None;
             }
@@ -252,6 +263,22 @@ impl Session {
             {
                 return Some(piece);
             }
+        }
+    }
+
+    /// Waits until then, or until the program has ended, and hears nothing of what it writes. A program that writes a line
+    /// after the other would wake this process for each; now they gather in its pipe, and when that is full, it waits.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before completing, no output is lost.
+    pub async fn rest(&mut self, until: Instant) {
+        self.stdout.mute();
+        self.stderr.mute();
+        let mut ended = self.ended.clone();
+        tokio::select! {
+            () = sleep_until(until.into()) => {}
+            _ = ended.wait_for(Option::is_some) => {}
         }
     }
 
@@ -330,6 +357,25 @@ impl Session {
 }
 
 impl Source {
+    /// A terminal stays heard: others have it as well.
+    fn mute(&mut self) {
+        match self.stream.take().map(Arc::try_unwrap) {
+            Some(Ok(stream)) => self.muted = Some(stream.mute()),
+            Some(Err(shared)) => self.stream = Some(shared),
+            None => {}
+        }
+    }
+
+    /// Ends that. False if it is not possible now.
+    fn listen(&mut self) -> bool {
+        match self.muted.take().map(Stream::listen) {
+            Some(Ok(stream)) => self.stream = Some(stream),
+            Some(Err(fd)) => self.muted = Some(fd),
+            None => {}
+        }
+        self.muted.is_none()
+    }
+
     /// Whether there is something in the buffer. Cancel-safe.
     async fn read(&mut self) -> bool {
         let Some(stream) = &self.stream else { return false };

@@ -14,7 +14,10 @@ use rustix::{
 };
 use tokio::io::unix::AsyncFd;
 
-use crate::{TerminalSize, supervisor::watch_fd};
+use crate::{
+    TerminalSize,
+    supervisor::{try_watch_fd, watch_fd},
+};
 
 /// The program's ends.
 #[derive(Debug)]
@@ -42,6 +45,16 @@ impl Stream {
     pub(crate) fn new(fd: OwnedFd) -> io::Result<Arc<Self>> {
         fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
         Ok(Arc::new(Self(watch_fd(fd)?)))
+    }
+
+    /// The descriptor, of which the runtime is told nothing any more.
+    pub(crate) fn mute(self) -> OwnedFd {
+        self.0.into_inner()
+    }
+
+    /// The opposite. If the runtime cannot watch one more descriptor now, it comes back.
+    pub(crate) fn listen(fd: OwnedFd) -> Result<Arc<Self>, OwnedFd> {
+        try_watch_fd(fd).map(|fd| Arc::new(Self(fd))).map_err(|failed| failed.into_parts().0)
     }
 
     /// Reads what there is, as soon as there is something. Cancel-safe.

@@ -91,6 +91,36 @@ async fn a_piece_is_handed_out_while_the_program_runs_on() {
 }
 
 #[tokio::test]
+async fn what_is_written_while_nobody_listens_is_heard_afterwards() {
+    let script = "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo $i; [ $((i % 100)) = 0 ] && echo e$i >&2; done";
+    for terminal in [None, Some(TerminalSize { rows: 24, columns: 80 })] {
+        let mut run = start_with(&["sh", "-c", script], |spec| spec.terminal = terminal).await;
+        let mut streams = [Vec::new(), Vec::new()];
+        loop {
+            // Given up at once, and lasting.
+            drop(tokio::time::timeout(Duration::ZERO, run.session.rest(Instant::now())).await);
+            soon(run.session.rest(Instant::now() + Duration::from_micros(200))).await;
+            let Some(piece) = soon(run.session.output()).await else { break };
+            let from = usize::from(piece.stream == OutputStream::Stderr);
+            streams[from].extend_from_slice(&piece.bytes);
+        }
+        let numbers: Vec<_> = (1..=3000).map(|n| n.to_string()).collect();
+        let text = String::from_utf8(streams.concat()).unwrap();
+        let (errors, lines): (Vec<_>, Vec<_>) = text.lines().partition(|l| l.starts_with('e'));
+        assert_eq!(lines, numbers);
+        assert_eq!(errors.len(), 30);
+        assert_eq!(soon(run.session.end()).await.code, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_rest_is_over_when_the_program_is() {
+    let mut run = start("echo last").await;
+    soon(run.session.rest(Instant::now() + Duration::from_secs(3600))).await;
+    assert_eq!(run.finish().await.0, "last\n");
+}
+
+#[tokio::test]
 async fn a_closed_input_is_the_end_of_it() {
     let mut run = start("cat; echo end").await;
     let input = run.session.input();
