@@ -11,7 +11,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::{command, schwann, schwann_in};
+use crate::{command, schwann, schwann_in, watched::Watched};
 
 const TARGET: (&str, &str) = ("AIS_TARGET_URL", "http://127.0.0.1:9/v1/etl/_object/etl-x/s3cr3t");
 
@@ -80,14 +80,8 @@ impl Etl {
     }
 
     fn ended(&mut self) -> Option<i32> {
-        let began = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(began.elapsed() < PATIENCE, "still running");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        Watched::of(Pid::from_child(&self.child)).ends_within(PATIENCE);
+        self.child.wait().unwrap().code()
     }
 
     /// A line of `/proc/PID/status`, in KiB.
@@ -186,22 +180,25 @@ fn an_upload_that_breaks_off_never_looks_whole_to_a_program() {
     let folder = tempfile::tempdir().unwrap();
     let mark = folder.path().join("whole");
     let begun = folder.path().join("begun");
-    let script = format!("touch {}; cat > /dev/null; touch {}", begun.display(), mark.display());
+    let script =
+        format!("echo $$ > {}; cat > /dev/null; touch {}", begun.display(), mark.display());
     let etl = Etl::run(&["--", "sh", "-c", &script]);
     let mut stream = etl.connect();
     stream.write_all(b"PUT /b/o HTTP/1.1\r\nhost: t\r\ncontent-length: 9\r\n\r\nhalf").unwrap();
     let began = Instant::now();
-    while !begun.exists() {
-        assert!(began.elapsed() < PATIENCE, "never started: {}", etl.log());
+    let program = loop {
+        match fs::read_to_string(&begun) {
+            Ok(number) if number.ends_with('\n') => break Watched::number(&number),
+            _ => assert!(began.elapsed() < PATIENCE, "never started: {}", etl.log()),
+        }
         std::thread::sleep(Duration::from_millis(5));
-    }
+    };
     drop(stream);
-    // The next one runs to its end; had the first seen an end, it would have been before.
+    program.ends_within(PATIENCE);
+    assert!(!mark.exists(), "half an object was taken for whole");
+    // A whole one is.
     etl.put("/b/o?etl_args=x", "");
     assert!(mark.exists());
-    fs::remove_file(&mark).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
-    assert!(!mark.exists(), "half an object was taken for whole");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::{ALICE, command, schwann_in, serve::Axon};
+use crate::{ALICE, command, schwann_in, serve::Axon, watched::Watched};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -407,15 +407,12 @@ fn a_card_that_is_cancelled_ends_its_calls() {
     let headers = format!("{headers}authorization: Bearer {}\r\n", up.token);
     let port = &up.up.ready["cards"]["port"];
     let run = ask(port, "POST", &format!("/api/v1{card}/run"), &headers, b"{}").json();
-    let pid = await_file(&pid);
+    let program = Watched::number(&await_file(&pid));
     let path = format!("/runs/{}/cancel", run["id"].as_str().unwrap());
     let cancel = json!({"signal": "KILL", "grace_ms": 0});
     assert_eq!(up.api("POST", &path, cancel).status, 202);
-    let began = Instant::now();
-    while Path::new(&format!("/proc/{pid}")).exists() {
-        assert!(began.elapsed() < PATIENCE, "the synapse's program runs on");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    // The synapse's program.
+    program.ends_within(PATIENCE);
     drop(out);
     assert_eq!(up.ended(&card)["reason"], "cancelled");
 }

@@ -9,6 +9,7 @@ mod faces;
 mod keys;
 mod serve;
 mod settings;
+mod watched;
 mod wrong;
 
 use std::{

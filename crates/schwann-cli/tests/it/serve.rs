@@ -12,7 +12,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::{ALICE, BOB, Said, command, schwann_in};
+use crate::{ALICE, BOB, Said, command, schwann_in, watched::Watched};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -72,14 +72,8 @@ impl Axon {
 
     /// The exit code, and what it logged.
     pub(crate) fn ended(mut self) -> (Option<i32>, String) {
-        let began = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return (status.code(), self.log());
-            }
-            assert!(began.elapsed() < PATIENCE, "still running");
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        Watched::of(Pid::from_child(&self.child)).ends_within(PATIENCE);
+        (self.child.wait().unwrap().code(), self.log())
     }
 }
 
@@ -188,7 +182,6 @@ fn a_program_that_fails_is_an_error_whose_reason_is_in_the_log() {
 #[test]
 fn a_caller_that_leaves_ends_the_program() {
     let folder = tempfile::tempdir().unwrap();
-    let line = folder.path().join("line");
     let script = "mkfifo held; exec 9<>held; echo $$; exec sleep 60";
     let axon = Axon::in_folder(folder, &sh("Long", script, "stream = true"), &[]);
     let args =
@@ -197,15 +190,11 @@ fn a_caller_that_leaves_ends_the_program() {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut pid = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut pid).unwrap();
-    let program = Path::new("/proc").join(pid.trim());
-    assert!(program.exists(), "{pid} in {}", line.display());
+    let program = Watched::number(&pid);
     child.kill().unwrap();
     child.wait().unwrap();
     let began = Instant::now();
-    while program.exists() {
-        assert!(began.elapsed() < PATIENCE, "{pid} outlived its caller");
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    program.ends_within(PATIENCE);
     assert!(began.elapsed() < Duration::from_millis(500), "took {:?}", began.elapsed());
 }
 
