@@ -1,5 +1,6 @@
 import { useQueryClient } from "@tanstack/react-query";
 import { createContext, type ReactNode, useContext, useEffect, useState } from "react";
+import { askAnew } from "../api/ask_anew";
 import { API } from "../api/client";
 import { type Connection, RunEvents, type Source } from "./run_events";
 
@@ -36,9 +37,9 @@ export function EventsProvider({ user, children }: { user: string; children: Rea
     events.onConnection = (connection) => {
       setShared({ events, connection });
       // What a card's list of runs missed meanwhile.
-      if (connection === "open") queries.invalidateQueries({ queryKey: ["runs"] });
+      if (connection === "open") void askAnew(queries, ["runs"]);
     };
-    const changed = (card: string | null) => queries.invalidateQueries({ queryKey: ["runs", card] });
+    const changed = (card: string | null) => void askAnew(queries, ["runs", card]);
     events.onStart = (_, card) => changed(card);
     events.onEnd = (_, card) => changed(card);
     events.start();
