@@ -238,7 +238,9 @@ impl Tab {
     /// Adds the runs that belong to the stream and are not in it.
     async fn look(&mut self, position: Option<&Position>) -> Result<(), LookError> {
         let filter = RunFilter { limit: MOST, ..RunFilter::default() };
-        let (runs, _) = self.app.store.runs(self.user, &filter).await?;
+        // What was run, and with which input, is not asked for here.
+        let light = |run| Run { request: Value::Null, ..run };
+        let (runs, _) = self.app.store.runs(self.user, &filter, light).await?;
         for run in runs.iter().rev() {
             let known = position.and_then(|position| position.runs.get(&run.id));
             let since = position

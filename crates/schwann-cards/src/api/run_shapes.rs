@@ -31,6 +31,15 @@ const MAX_GRACE: i64 = 60_000;
 /// A run.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RunPublic {
+    #[serde(flatten)]
+    summary: RunSummary,
+    /// What was run.
+    code: String,
+}
+
+/// A run, as lists have it: without its code, which may be a megabyte.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RunSummary {
     id: Uuid,
     book_id: Option<Uuid>,
     card_id: Option<Uuid>,
@@ -56,8 +65,6 @@ pub(crate) struct RunPublic {
     truncated: bool,
     /// Id of its last record so far, and of the last of all once it is finished.
     last_seq: i64,
-    /// What was run.
-    code: String,
     language: String,
     /// What held the program; `none` if nothing did.
     sandbox: String,
@@ -69,7 +76,7 @@ pub(crate) struct RunPublic {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RunsPublic {
-    pub(super) data: Vec<RunPublic>,
+    pub(super) data: Vec<RunSummary>,
     /// Of all, not only of these.
     pub(super) count: i64,
 }
@@ -403,10 +410,15 @@ impl CardRun {
     }
 }
 
-pub(super) fn public(runs: &Runs, run: Run) -> RunPublic {
+pub(super) fn public(runs: &Runs, mut run: Run) -> RunPublic {
+    let code = std::mem::take(&mut run.code);
+    RunPublic { summary: summary(runs, run), code }
+}
+
+pub(super) fn summary(runs: &Runs, run: Run) -> RunSummary {
     let last_seq = last_seq(runs, &run);
     let request: RunRequest = serde_json::from_value(run.request).unwrap_or_default();
-    RunPublic {
+    RunSummary {
         face: request.face,
         caller: request.caller,
         last_seq,
@@ -431,7 +443,6 @@ pub(super) fn public(runs: &Runs, run: Run) -> RunPublic {
         stdout_bytes: run.stdout_bytes,
         stderr_bytes: run.stderr_bytes,
         truncated: run.truncated,
-        code: run.code,
         language: run.language,
         sandbox: run.sandbox,
     }

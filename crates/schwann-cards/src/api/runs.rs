@@ -18,7 +18,7 @@ use super::{
     CardPath, IdPath, Message,
     run_shapes::{
         Eof, LanguagesPublic, RunCancel, RunPublic, RunResize, RunsPublic, SandboxPublic, Which,
-        public,
+        public, summary,
     },
     run_start, run_streams,
 };
@@ -74,8 +74,8 @@ pub(crate) async fn read_runs(
     signed_in: SignedIn,
     Input { query: Which { filter }, .. }: Input<(), Which>,
 ) -> Result<Json<RunsPublic>, Problem> {
-    let (runs, count) = app.store.runs(signed_in.user.id, &filter).await?;
-    let data = runs.into_iter().map(|run| public(&app.runs, run)).collect();
+    let listed = |run| summary(&app.runs, run);
+    let (data, count) = app.store.runs(signed_in.user.id, &filter, listed).await?;
     Ok(Json(RunsPublic { data, count }))
 }
 
@@ -106,8 +106,8 @@ pub(crate) async fn read_runs_of_card(
         limit: page.limit,
         ..RunFilter::default()
     };
-    let (runs, count) = app.store.runs(signed_in.user.id, &filter).await?;
-    let data = runs.into_iter().map(|run| public(&app.runs, run)).collect();
+    let listed = |run| summary(&app.runs, run);
+    let (data, count) = app.store.runs(signed_in.user.id, &filter, listed).await?;
     Ok(Json(RunsPublic { data, count }))
 }
 

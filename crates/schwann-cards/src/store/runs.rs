@@ -1,5 +1,6 @@
 //! What is known about runs. What they print is in their logs.
 
+use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{Any, Transaction, any::AnyRow};
@@ -248,6 +249,11 @@ pub(super) fn run(row: &AnyRow) -> Result<Run, sqlx::Error> {
 const VISIBLE: &str =
     "(r.owner_id = $1 OR r.book_id IN (SELECT b.id FROM books b WHERE b.owner_id = $1))";
 
+/// A row of `runs r` without what was run, which may be a megabyte: for lists.
+const LISTED: &str = "r.id, r.owner_id, r.book_id, r.card_id, r.server, r.batch_id, r.status, CAST('' AS TEXT) AS code, \
+     r.language, r.request, r.sandbox, r.cancel_requested, r.queued_at, r.started_at, r.finished_at, r.reason, r.exit_code, \
+     r.signal, r.elapsed_ms, r.cpu_ms, r.max_rss_bytes, r.stdout_bytes, r.stderr_bytes, r.truncated, r.last_seq";
+
 impl Store {
     /// Saves a card and inserts a queued run of it, both or neither.
     pub(crate) async fn save_and_run(
@@ -365,12 +371,14 @@ impl Store {
         Ok(row.as_ref().map(run).transpose()?)
     }
 
-    /// Runs that a user may see, newest first, and how many there are.
-    pub(crate) async fn runs(
+    /// Runs that a user may see, newest first, and how many there are. Their code is empty here, and each is let go before the next
+    /// is read: a run may have a megabyte of input.
+    pub(crate) async fn runs<T>(
         &self,
         user_id: Uuid,
         filter: &RunFilter,
-    ) -> Result<(Vec<Run>, i64), StoreError> {
+        each: impl Fn(Run) -> T,
+    ) -> Result<(Vec<T>, i64), StoreError> {
         // Casts, because PostgreSQL wants to know the type of a value that is compared to nothing but NULL.
         let which = format!(
             "FROM runs r WHERE {VISIBLE} \
@@ -386,7 +394,7 @@ impl Store {
             filter.status.map(|status| status.word().to_owned()),
         ];
         let mut rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "SELECT r.* {which} ORDER BY r.queued_at DESC, r.id DESC LIMIT $6 OFFSET $7"
+            "SELECT {LISTED} {which} ORDER BY r.queued_at DESC, r.id DESC LIMIT $6 OFFSET $7"
         )))
         .bind(user_id.to_string());
         let mut count = sqlx::query_as(sqlx::AssertSqlSafe(format!("SELECT COUNT(*) {which}")))
@@ -395,28 +403,34 @@ impl Store {
             rows = rows.bind(word);
             count = count.bind(word);
         }
-        let rows = rows.bind(filter.limit).bind(filter.skip).fetch_all(&self.pool).await?;
+        let mut rows = rows.bind(filter.limit).bind(filter.skip).fetch(&self.pool);
+        let mut found = Vec::new();
+        while let Some(row) = rows.try_next().await? {
+            found.push(each(run(&row)?));
+        }
+        // Its connection may be the only one.
+        drop(rows);
         let (count,): (i64,) = count.fetch_one(&self.pool).await?;
-        Ok((read_all(&rows, run)?, count))
+        Ok((found, count))
     }
 
-    /// The newest run of a card.
+    /// The newest run of a card. Its code is empty here.
     pub(crate) async fn last_run(&self, card_id: Uuid) -> Result<Option<Run>, StoreError> {
-        let row = sqlx::query(
-            "SELECT * FROM runs WHERE card_id = $1 ORDER BY queued_at DESC, id DESC LIMIT 1",
-        )
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT {LISTED} FROM runs r WHERE r.card_id = $1 ORDER BY r.queued_at DESC, r.id DESC LIMIT 1"
+        )))
         .bind(card_id.to_string())
         .fetch_optional(&self.pool)
         .await?;
         Ok(row.as_ref().map(run).transpose()?)
     }
 
-    /// The newest run of each card of a book.
+    /// The newest run of each card of a book. Their code is empty here.
     pub(crate) async fn last_runs(&self, book_id: Uuid) -> Result<Vec<Run>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT r.* FROM runs r WHERE r.id IN (SELECT (SELECT n.id FROM runs n WHERE n.card_id = c.id \
-             ORDER BY n.queued_at DESC, n.id DESC LIMIT 1) FROM cards c WHERE c.book_id = $1)",
-        )
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "SELECT {LISTED} FROM runs r WHERE r.id IN (SELECT (SELECT n.id FROM runs n WHERE n.card_id = c.id \
+             ORDER BY n.queued_at DESC, n.id DESC LIMIT 1) FROM cards c WHERE c.book_id = $1)"
+        )))
         .bind(book_id.to_string())
         .fetch_all(&self.pool)
         .await?;

@@ -222,6 +222,30 @@ async fn running_a_card_saves_it_and_streams_its_output_as_it_is() {
 }
 
 #[tokio::test]
+async fn lists_of_runs_have_all_of_them_but_their_code_which_each_run_has() {
+    let desk = Desk::new().await;
+    let card = desk.card("echo first").await;
+    let code = format!("cat\n# {}", "long ".repeat(20_000));
+    let first = desk.accept(&card, json!({})).await.expect(202);
+    assert_eq!(first["code"], "echo first");
+    desk.ended(first["id"].as_str().unwrap()).await;
+    let second = desk.accept(&card, json!({"code": code, "stdin": "in"})).await.expect(202);
+    assert_eq!(second["code"], code);
+    let second = desk.ended(second["id"].as_str().unwrap()).await;
+    assert_eq!(second["code"], code);
+    for path in [format!("{card}/runs/"), "/runs/".to_owned()] {
+        let listed = desk.site.get(&path, &desk.token).await;
+        assert!(listed.body.len() < 4096, "{path}: {} bytes", listed.body.len());
+        let listed = listed.expect(200);
+        assert_eq!((&listed["count"], listed["data"].as_array().unwrap().len()), (&json!(2), 2));
+        let mut alone = second.clone();
+        alone.as_object_mut().unwrap().remove("code");
+        assert_eq!(listed["data"][0], alone, "{path}");
+        assert_eq!(listed["data"][1]["id"], first["id"]);
+    }
+}
+
+#[tokio::test]
 async fn each_framing_tells_channels_and_the_end_apart() {
     let desk = Desk::new().await;
     let card = desk.card("echo out; echo err >&2; kill -9 $$").await;

@@ -12,7 +12,8 @@ export type Book = Schemas["BookPublic"];
 export type Card = Schemas["CardPublic"];
 export type CardCreate = Schemas["CardCreate"];
 export type CardUpdate = Schemas["CardUpdate"];
-export type Run = Schemas["RunPublic"];
+/** As lists have it: its code is in `RunPublic`. */
+export type Run = Schemas["RunSummary"];
 export type Share = Schemas["SharePublic"];
 export type Face = Schemas["Face"];
 export type Follow = Schemas["Follow"];
