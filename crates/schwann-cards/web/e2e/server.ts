@@ -17,19 +17,23 @@ export interface NewCard {
   title?: string;
   language?: string;
   code: string;
+  settings?: Record<string, unknown>;
 }
 
 /** The real program, with a data folder of its own. */
 export class Server {
   readonly folder = mkdtempSync(join(tmpdir(), "schwann-page-"));
   readonly #settings: string;
+  readonly #command: "cards" | "up";
   readonly #said: string[] = [];
   #process: ChildProcess | undefined;
   #port = 0;
   #token = "";
 
-  constructor(settings = "") {
+  /** With `up` it is beside an axon. */
+  constructor(settings = "", command: "cards" | "up" = "cards") {
     this.#settings = settings;
+    this.#command = command;
   }
 
   get port(): number {
@@ -53,9 +57,10 @@ export class Server {
       "requests_per_minute = 100000",
       ...(this.#settings.includes("max_running") ? [] : ["max_running = 32"]),
       this.#settings,
+      ...(this.#command === "up" ? ["[axon]", 'listen = "127.0.0.1:0"'] : []),
     ];
     writeFileSync(config, lines.join("\n"));
-    const child = spawn(BINARY, ["cards", "--config", config, "--json"], {
+    const child = spawn(BINARY, [this.#command, "--config", config, "--json"], {
       cwd: this.folder,
       stdio: ["ignore", "pipe", "pipe"],
     });
@@ -63,7 +68,10 @@ export class Server {
     child.stderr.on("data", (data: Buffer) => this.#said.push(data.toString()));
     this.#port = await new Promise<number>((resolve, reject) => {
       const lines = createInterface(child.stdout);
-      lines.once("line", (line) => resolve((JSON.parse(line) as { port: number }).port));
+      lines.once("line", (line) => {
+        const said = JSON.parse(line) as { port: number; cards?: { port: number } };
+        resolve((said.cards ?? said).port);
+      });
       child.once("error", reject);
       child.once("exit", (code) => reject(new Error(`${BINARY} ended with ${code}: ${this.#said.join("")}`)));
     });

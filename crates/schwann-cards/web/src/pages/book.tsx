@@ -172,8 +172,8 @@ export default function BookPage() {
             isFirst: index === 0,
             isLast: index === all.length - 1,
             onDuplicate: () => {
-              const { kind, title, language, code } = card;
-              add.mutate({ card: { kind, title, language, code } as CardCreate, after: card.id });
+              const { kind, title, language, code, settings } = card;
+              add.mutate({ card: { kind, title, language, code, settings } as CardCreate, after: card.id });
             },
             onAddBelow: () => {
               const language = card.language ?? lastLanguage ?? "python";

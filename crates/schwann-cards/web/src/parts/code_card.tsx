@@ -2,6 +2,7 @@ import { useMutation, useQuery } from "@tanstack/react-query";
 import {
   type FormEvent,
   lazy,
+  type ReactNode,
   type Ref,
   Suspense,
   useCallback,
@@ -11,7 +12,7 @@ import {
   useState,
   useSyncExternalStore,
 } from "react";
-import { ApiError, type Card, cards, languages, type Run, runs } from "../api/client";
+import { ApiError, type Card, type CardUpdate, cards, languages, type Run, runs, site } from "../api/client";
 import type { EditorHandle } from "../editor/editor";
 import { useEvents } from "../runs/events_context";
 import { RunView } from "../runs/run_view";
@@ -19,7 +20,7 @@ import { useFormat, useText } from "../text/text";
 import { Button } from "./button";
 import { CardFrame, type CardProps } from "./card_frame";
 import { inputClass } from "./field";
-import { Menu, MenuItem, MenuText } from "./menu";
+import { Menu, MenuItem, MenuSwitch, MenuText } from "./menu";
 import { Failure, Notice } from "./notice";
 import { Output, Status, summary } from "./output";
 import { SavingMark } from "./saving_mark";
@@ -55,7 +56,9 @@ export function CodeCard(props: CodeCardProps) {
   const editor = useRef<EditorHandle>(null);
   const [name, setName] = useState(card.title ?? "");
   const [language, setLanguage] = useState(card.language ?? "python");
+  const [settings, setSettings] = useState(card.settings);
   const saving = useSaving(card, (theirs: Card) => {
+    setSettings(theirs.settings);
     setName(theirs.title ?? "");
     setLanguage(theirs.language ?? "python");
     editor.current?.replace(theirs.code);
@@ -108,14 +111,13 @@ export function CodeCard(props: CodeCardProps) {
   const start = useMutation({
     mutationFn: async () => {
       setChosen(undefined);
-      const begin = async (version?: number) => {
-        const body = version === undefined ? {} : { code: editor.current?.value() ?? card.code, language };
+      const begin = async (body: CardUpdate, version?: number) => {
         const run = await runs.start(card.book_id, card.id, body, version);
         open(run.id);
         void history.refetch();
         return run;
       };
-      if (!access.edit) return begin();
+      if (!access.edit) return begin({});
       const shown = { code: editor.current?.value() ?? card.code, language };
       return saving.saveBy(shown, begin, () => cards.get(card.book_id, card.id));
     },
@@ -145,11 +147,22 @@ export function CodeCard(props: CodeCardProps) {
       {...props}
       label={text.codeCard(title)}
       menu={
-        access.own && (
-          <MenuItem onSelect={() => void saving.save().then((saved) => saved && setPublishing(true))}>
-            {text.publish}…
-          </MenuItem>
-        )
+        <>
+          <AxonSwitch
+            checked={settings.axon === true}
+            onChange={(axon) => {
+              const { axon: _, ...others } = settings;
+              const next = axon ? { ...others, axon } : others;
+              setSettings(next);
+              saving.change({ settings: next });
+            }}
+          />
+          {access.own && (
+            <MenuItem onSelect={() => void saving.save().then((saved) => saved && setPublishing(true))}>
+              {text.publish}…
+            </MenuItem>
+          )}
+        </>
       }
       head={
         <>
@@ -175,10 +188,11 @@ export function CodeCard(props: CodeCardProps) {
             }}
           />
           <SavingMark state={saving.state} />
+          {settings.axon === true && <Mark>{text.callsAxon}</Mark>}
           {card.publication && (
-            <span className="max-w-40 shrink truncate rounded-full border border-line px-2 text-xs text-muted max-sm:hidden">
+            <Mark>
               {text.faces[card.publication.face]}: {card.publication.name}
-            </span>
+            </Mark>
           )}
         </>
       }
@@ -257,6 +271,27 @@ export function CodeCard(props: CodeCardProps) {
         )
       )}
     </CardFrame>
+  );
+}
+
+/** What is said of a card beside its title. */
+function Mark({ children }: { children: ReactNode }) {
+  return (
+    <span className="max-w-40 shrink truncate rounded-full border border-line px-2 text-xs text-muted max-sm:hidden">
+      {children}
+    </span>
+  );
+}
+
+/** Whether the card may call the axon beside the server. Where there is none, it can only be turned off: such a card is not run. */
+function AxonSwitch({ checked, onChange }: { checked: boolean; onChange: (checked: boolean) => void }) {
+  const text = useText();
+  const { data: here } = useQuery({ queryKey: ["site"], queryFn: site.get, staleTime: 60_000 });
+  if (!here?.axon && !checked) return null;
+  return (
+    <MenuSwitch checked={checked} onChange={onChange}>
+      {text.mayCallAxon}
+    </MenuSwitch>
   );
 }
 

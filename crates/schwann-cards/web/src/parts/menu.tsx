@@ -65,6 +65,26 @@ export function MenuItem({
   );
 }
 
+/** On or off. */
+export function MenuSwitch({
+  checked,
+  onChange,
+  children,
+}: {
+  checked: boolean;
+  onChange: (checked: boolean) => void;
+  children: ReactNode;
+}) {
+  return (
+    <DropdownMenu.CheckboxItem checked={checked} onCheckedChange={onChange} className={ITEM}>
+      <span aria-hidden="true" className="w-4">
+        {checked ? "✓" : ""}
+      </span>
+      {children}
+    </DropdownMenu.CheckboxItem>
+  );
+}
+
 /** One of several. */
 export function MenuChoice<T extends string>({
   label,

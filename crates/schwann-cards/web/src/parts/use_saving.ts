@@ -106,11 +106,15 @@ export function useSaving(card: Card, onTheirs: (theirs: Card) => void) {
   }, [card.book_id, card.id, keep]);
 
   /**
-   * Saves what is not saved yet by another request, which names the version that is given to it
-   * and gives the saved card. What it does not save is kept.
+   * Saves what is shown, and whatever else is not saved yet, by another request, which has all of that in it
+   * and names the version that is given to it.
    */
   const saveBy = useCallback(
-    async <T>(all: CardUpdate, request: (version: number) => Promise<T>, saved: () => Promise<Card>) => {
+    async <T>(
+      all: CardUpdate,
+      request: (changes: CardUpdate, version: number) => Promise<T>,
+      saved: () => Promise<Card>,
+    ) => {
       clearTimeout(timer.current);
       await busy.current;
       const changes = pending.current;
@@ -118,7 +122,7 @@ export function useSaving(card: Card, onTheirs: (theirs: Card) => void) {
       isBusy.current = true;
       setState("saved");
       try {
-        const answer = await request(version.current).catch((failed: unknown) => {
+        const answer = await request({ ...changes, ...all }, version.current).catch((failed: unknown) => {
           const isConflict = failed instanceof ApiError && failed.status === 412;
           // Even without a change of its own: what is seen here is not what is there.
           change(isConflict ? { ...all, ...pending.current } : { ...changes, ...pending.current });

@@ -94,6 +94,8 @@ export const en = {
   addBelow: "Add code below",
   deleteCard: "Delete card",
   deleteCardSure: "Delete this card with all its runs? This cannot be undone.",
+  mayCallAxon: "May call the axon",
+  callsAxon: "calls the axon",
   publish: "Publish",
   published: "Published",
   publishHelp: "Others call the card's program: what they send is its input, what it prints is their answer.",

@@ -95,6 +95,8 @@ export const zh: Text = {
   addBelow: "在下方添加代码",
   deleteCard: "删除卡片",
   deleteCardSure: "删除这张卡片及其全部运行记录？此操作无法撤销。",
+  mayCallAxon: "可以调用 axon",
+  callsAxon: "可调用 axon",
   publish: "发布",
   published: "已发布",
   publishHelp: "其他人可以调用卡片的程序：他们发送的内容是程序的输入，程序的输出是他们得到的回答。",
