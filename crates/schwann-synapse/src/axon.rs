@@ -20,13 +20,18 @@ mod pipeline;
 mod refusal;
 mod reply;
 mod table;
+mod under_way;
 mod v10_request;
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     fmt,
+    future::poll_fn,
     net::IpAddr,
+    pin::Pin,
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -40,6 +45,7 @@ pub use self::table::RouteTable;
 use self::{
     pipeline::{Exchange, route_name},
     refusal::Refusal,
+    under_way::{Begun, Serving, UnderWay},
 };
 pub use crate::route::{
     Filled, Route, SynapseError, UntypedRoute, streaming, unary, unary_blocking, untyped,
@@ -383,23 +389,29 @@ const PING: &str = "Synapse";
 const TABLE: &str = "(table)";
 
 impl Handler for Axon {
-    async fn call(&self, call: Call) -> Result<Finished, Error> {
+    fn call(&self, call: Call) -> impl Future<Output = Result<Finished, Error>> + Send {
+        Serving::new(&self.0, call)
+    }
+}
+
+impl Inner {
+    /// Takes a call as far as it gets without waiting for its handler.
+    async fn begin(&self, call: Call) -> Result<Begun<'_>, Error> {
         let started = Instant::now();
-        let axon = &*self.0;
         let peer = call.peer();
         let (head, body, reply) = call.into_parts();
         let name = route_name(head.uri.path());
-        let attached = axon.routes.get(&*name);
-        let of_table = if attached.is_none() { axon.table.get(&name) } else { None };
-        let (route, metrics) = match (attached, &of_table) {
-            (Some(attached), _) => (Some(&attached.route), &attached.metrics),
-            (None, Some(route)) => (Some(&**route), &axon.of_table),
-            (None, None) => (None, &axon.unknown),
+        let attached = self.routes.get_key_value(&*name);
+        let of_table = if attached.is_none() { self.table.get(&name) } else { None };
+        let (name, route, metrics) = match (attached, &of_table) {
+            (Some((name, it)), _) => (Cow::Borrowed(&**name), Some(&it.route), &it.metrics),
+            (None, Some(route)) => (name.into_owned().into(), Some(&**route), &self.of_table),
+            (None, None) => (name.into_owned().into(), None, &self.unknown),
         };
         let mut exchange = Exchange {
-            axon,
+            axon: self,
             metrics,
-            name: &name,
+            name,
             started,
             spoken: Spoken::v10,
             caller: None,
@@ -409,13 +421,18 @@ impl Handler for Axon {
             timeout: None,
             room: Taken::default(),
         };
-        let served = match route {
-            Some(route) => exchange.serve(route, &head, body, reply, peer).await,
-            None => Err(Refusal::unknown(axon, &name)),
+        let admitted = match route {
+            Some(route) => exchange.admit(route, &head, body, reply, peer).await,
+            None => Err(Refusal::unknown(self, &exchange.name)),
         };
-        match served {
-            Ok(finished) => Ok(finished),
-            Err(refusal) => Err(exchange.refuse(refusal)),
+        let mut under_way = match admitted {
+            Ok(admitted) => UnderWay::new(exchange, admitted),
+            Err(refusal) => return Err(exchange.refuse(refusal)),
+        };
+        // Most handlers wait for nothing.
+        match poll_fn(|cx| Poll::Ready(Pin::new(&mut under_way).poll(cx))).await {
+            Poll::Ready(answered) => answered.map(Begun::Answered),
+            Poll::Pending => Ok(Begun::UnderWay(Box::new(under_way))),
         }
     }
 }

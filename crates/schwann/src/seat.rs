@@ -1,12 +1,11 @@
 //! What a connection does while others wait for its place.
 
 use std::{
-    future::poll_fn,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Poll, Waker},
+    task::Waker,
     time::Duration,
 };
 
@@ -23,12 +22,13 @@ pub(crate) const QUIET: Duration = Duration::from_secs(1);
 /// time over a request's head. When others wait for room, quiet ones are asked to leave. They look in their own task, in
 /// which calls begin as well, so that no call is ever lost to this.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Seat {
-    taken: Instant,
+    asked: AtomicBool,
     calls: AtomicUsize,
+    taken: Instant,
     /// Milliseconds after `taken`.
     quiet_since: AtomicU64,
-    asked: AtomicBool,
     task: Mutex<Option<Waker>>,
 }
 
@@ -36,22 +36,16 @@ impl Default for Seat {
     /// Taken now, and quiet.
     fn default() -> Self {
         Self {
-            taken: Instant::now(),
-            calls: AtomicUsize::new(0),
-            quiet_since: AtomicU64::new(0),
             asked: AtomicBool::new(false),
+            calls: AtomicUsize::new(0),
+            taken: Instant::now(),
+            quiet_since: AtomicU64::new(0),
             task: Mutex::default(),
         }
     }
 }
 
 impl Seat {
-    /// Counts a call until what is returned is dropped.
-    pub(crate) fn call(self: &Arc<Self>) -> UnderWay {
-        self.calls.fetch_add(1, Ordering::AcqRel);
-        UnderWay(Arc::clone(self))
-    }
-
     /// Asks the connection to leave if it is quiet, and has been for [`QUIET`].
     pub(crate) fn ask_to_leave(&self) {
         let since = Duration::from_millis(self.quiet_since.load(Ordering::Acquire));
@@ -66,36 +60,41 @@ impl Seat {
         }
     }
 
-    /// Completes when the connection was asked to leave and is quiet. To be polled in its own task.
-    pub(crate) async fn asked_to_leave(&self, link: &Link) {
-        let mut known: Option<Waker> = None;
-        poll_fn(|cx| {
-            // First whom to wake and then the mark: what is asked between the two is seen here or wakes the task.
-            if !known.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                known = Some(cx.waker().clone());
-                *self.task.lock().unwrap_or_else(PoisonError::into_inner) = known.clone();
-            }
-            if !self.asked.load(Ordering::Acquire) {
-                return Poll::Pending;
-            }
-            self.asked.store(false, Ordering::Release);
-            if self.calls.load(Ordering::Acquire) > 0 || link.is_held_back() {
-                return Poll::Pending;
-            }
-            Poll::Ready(())
-        })
-        .await;
+    /// Names the connection's task, which is woken when the connection is asked to leave. What was asked before is seen
+    /// by looking after this.
+    pub(crate) fn wakes(&self, task: &Waker) {
+        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task.clone());
+    }
+
+    /// Whether the connection was asked to leave since somebody last looked.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
+}
+
+impl Link {
+    /// Counts a call until what is returned is dropped.
+    pub(crate) fn call(self: &Arc<Self>) -> UnderWay {
+        self.seat.calls.fetch_add(1, Ordering::AcqRel);
+        UnderWay(Arc::clone(self))
+    }
+
+    /// Whether the connection, which was asked to, leaves: it does if it is quiet. For its own task.
+    pub(crate) fn leaves(&self) -> bool {
+        self.seat.asked.store(false, Ordering::Release);
+        self.seat.calls.load(Ordering::Acquire) == 0 && !self.is_held_back()
     }
 }
 
 /// A call that is under way: from its head to the last of its answer.
 #[derive(Debug)]
-pub(crate) struct UnderWay(Arc<Seat>);
+pub(crate) struct UnderWay(Arc<Link>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let now = u64::try_from(self.0.taken.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.quiet_since.store(now, Ordering::Release);
-        self.0.calls.fetch_sub(1, Ordering::AcqRel);
+        let seat = &self.0.seat;
+        let now = u64::try_from(seat.taken.elapsed().as_millis()).unwrap_or(u64::MAX);
+        seat.quiet_since.store(now, Ordering::Release);
+        seat.calls.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -4,8 +4,9 @@ use std::{
     future::{Future, poll_fn},
     io,
     net::SocketAddr,
+    pin::Pin,
     sync::Arc,
-    task::{Poll, Waker},
+    task::Poll,
     time::Duration,
 };
 
@@ -20,15 +21,16 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
-    task::{Id, JoinSet, unconstrained},
+    task::{Id, JoinSet},
     time::timeout,
 };
 use tracing::{debug, warn};
 
 use crate::{
     BoxError, Call, Error, ExchangeBody, Handler, Reply, RequestBody, StartFuture,
+    attended::{Attended, Connection, Left, Stop},
     exchange::Exchange,
-    seat::{QUIET, Seat},
+    seat::QUIET,
     transport::{Linger, Link, Opening, Transport},
 };
 
@@ -157,19 +159,21 @@ impl Server {
             };
             let (server, handler) = (Arc::clone(&server), Arc::clone(&handler));
             let stopping = stopping.clone();
-            let seat = Arc::<Seat>::default();
-            let own = Arc::clone(&seat);
+            let link = Arc::<Link>::default();
+            let own = Arc::clone(&link);
             let task = connections.spawn(async move {
                 // A stream's tokens are small and each is awaited by somebody.
                 let _ = stream.set_nodelay(true);
-                let stop = stopped(stopping);
-                let served = serve(&server, stream, Some(peer), handler, TCP, own, stop).await;
+                let stop = Stop::of(stopping);
+                // On the heap, for what a task has to wait for shall be near its beginning.
+                let served = serve(&server, stream, Some(peer), handler, TCP, own, stop);
+                let served = Box::pin(served).await;
                 if let Err(error) = served {
                     debug!(%peer, error, "connection ended");
                 }
                 drop(permit);
             });
-            seats.insert(task.id(), seat);
+            seats.insert(task.id(), link);
         }
         drop(listener);
         let _ = stop.send(true);
@@ -182,7 +186,7 @@ impl Server {
 }
 
 /// The places of all connections.
-type Seats = HashMap<Id, Arc<Seat>>;
+type Seats = HashMap<Id, Arc<Link>>;
 
 /// Room for one connection more: what is free, or what quiet ones leave.
 ///
@@ -193,7 +197,7 @@ async fn make_room(room: &Arc<Semaphore>, seats: &Seats) -> OwnedSemaphorePermit
         return permit;
     }
     loop {
-        seats.values().for_each(|seat| seat.ask_to_leave());
+        seats.values().for_each(|link| link.seat.ask_to_leave());
         let free = Arc::clone(room).acquire_owned();
         if let Ok(permit) = timeout(QUIET / 4, free).await {
             return permit.expect("never closed");
@@ -220,35 +224,12 @@ async fn accept(listener: &TcpListener, seats: &Seats) -> (TcpStream, SocketAddr
             // long as that lasts, so there is no event to wait for.
             Err(error) => {
                 warn!(%error, "cannot accept connections for the moment");
-                seats.values().for_each(|seat| seat.ask_to_leave());
+                seats.values().for_each(|link| link.seat.ask_to_leave());
                 tokio::time::sleep(wait).await;
                 wait = (wait * 2).min(Duration::from_millis(500));
             }
         }
     }
-}
-
-/// Completes when the server stops, or is gone.
-///
-/// A connection polls this whenever anything happens on it, and every poll of a watch takes a lock that all connections
-/// share. So the watch is polled when it has something to say or does not know whom to wake.
-async fn stopped(stopping: watch::Receiver<bool>) {
-    let mut waiting = stopping.clone();
-    // Out of budget a watch would be pending without knowing whom to wake.
-    let mut wait = std::pin::pin!(unconstrained(async move {
-        // An error says the server is gone, which is a stop too.
-        let _ = waiting.wait_for(|stop| *stop).await;
-    }));
-    let mut woken: Option<Waker> = None;
-    poll_fn(|cx| {
-        let known = woken.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-        if known && matches!(stopping.has_changed(), Ok(false)) {
-            return Poll::Pending;
-        }
-        woken = Some(cx.waker().clone());
-        wait.as_mut().poll(cx)
-    })
-    .await;
 }
 
 /// What only a socket of its kind can do.
@@ -287,8 +268,7 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let socket = Socket { reset: |_: &I| {}, probe: |_: &I| {} };
-    let (handler, seat) = (Arc::new(handler), Arc::default());
-    serve(server, io, None, handler, socket, seat, std::future::pending()).await
+    serve(server, io, None, Arc::new(handler), socket, Arc::default(), Stop::NEVER).await
 }
 
 async fn serve<H, I>(
@@ -297,27 +277,8 @@ async fn serve<H, I>(
     peer: Option<SocketAddr>,
     handler: Arc<H>,
     socket: Socket<I>,
-    seat: Arc<Seat>,
-    stop: impl Future<Output = ()>,
-) -> Result<(), BoxError>
-where
-    H: Handler,
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let link = Arc::new(Link::of(seat));
-    let served = serve_linked(server, io, peer, handler, socket, stop, Arc::clone(&link));
-    link.in_turns(served).await
-}
-
-/// The same, with the link of its calls to their connection.
-async fn serve_linked<H, I>(
-    server: &Server,
-    io: I,
-    peer: Option<SocketAddr>,
-    handler: Arc<H>,
-    socket: Socket<I>,
-    stop: impl Future<Output = ()>,
     link: Arc<Link>,
+    mut stop: Stop,
 ) -> Result<(), BoxError>
 where
     H: Handler,
@@ -326,45 +287,47 @@ where
     let linger = Linger { time: server.linger_timeout, bytes: server.max_linger_bytes };
     let stall = server.stall_timeout;
     let mut io = Transport::new(io, Arc::clone(&link), stall, linger, socket.reset);
-    let mut stop = std::pin::pin!(stop);
-    let mut leave = std::pin::pin!(link.seat.asked_to_leave(&link));
     let opening = tokio::select! {
-        opening = tokio::time::timeout(server.head_timeout, io.opening()) => opening,
-        () = &mut stop => return Ok(()),
-        () = &mut leave => return Ok(()),
+        opening = timeout(server.head_timeout, io.opening()) => opening,
+        () = stop.come() => return Ok(()),
+        () = asked_to_leave(&link) => return Ok(()),
     };
-    let (max_request_bytes, stall) = (server.max_request_bytes, server.stall_timeout);
-    let seat = Arc::clone(&link.seat);
-    let service = |link| Calls { handler, peer, link, seat, max_request_bytes, stall };
+    let calls = |http1| Calls {
+        handler,
+        peer,
+        link: Arc::clone(&link),
+        http1,
+        max_request_bytes: server.max_request_bytes,
+        stall,
+    };
     match opening.map_err(|_| "no request came in time")?? {
         Opening::Nothing => Ok(()),
         Opening::Http1 => {
-            let mut connection = conn::http1::Builder::new()
+            let connection = conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(server.head_timeout)
                 .max_headers(server.max_headers)
                 .max_header_size(server.max_head_bytes)
-                .serve_connection(TokioIo::new(io), service(Some(Arc::clone(&link))));
-            let mut stopped = false;
-            tokio::select! {
-                done = &mut connection => done?,
-                () = &mut leave => return Ok(()),
-                () = &mut stop => {
-                    stopped = true;
-                    std::pin::Pin::new(&mut connection).graceful_shutdown();
-                    (&mut connection).await?;
-                }
+                .serve_connection(TokioIo::new(io), calls(true));
+            let mut attended = Box::new(Attended::new(connection, Arc::clone(&link), stop));
+            match attended.over().await {
+                Left::Done(done) => done?,
+                Left::MadeRoom => return Ok(()),
             }
             let Some(session) = link.take_session() else { return Ok(()) };
+            let Attended { connection, mut stop, stopped, .. } = *attended;
             let parts = connection.into_parts();
             let mut io = parts.io.into_inner();
             io.give_back(parts.read_buf);
-            // What is left of the answer, before anything else is said.
-            io.flush().await?;
             // A protocol may be silent for as long as it likes, but not dead.
-            let _under_way = link.seat.call();
+            let _under_way = link.call();
             (socket.probe)(io.get_ref());
-            session.run(io, stop, stopped).await
+            let goes_on = async {
+                // What is left of the answer, before anything else is said.
+                io.flush().await?;
+                session.run(io, stop.come(), stopped).await
+            };
+            link.in_turns(goes_on).await
         }
         Opening::Http2 => {
             let connection = conn::http2::Builder::new(TokioExecutor::new())
@@ -373,25 +336,54 @@ where
                 .max_concurrent_streams(server.max_streams)
                 .max_header_list_size(u32::try_from(server.max_head_bytes).unwrap_or(u32::MAX))
                 .max_send_buf_size(64 * 1024)
-                .serve_connection(TokioIo::new(io), service(None));
-            let mut connection = std::pin::pin!(connection);
-            tokio::select! {
-                done = &mut connection => return Ok(done?),
-                () = &mut leave => return Ok(()),
-                () = &mut stop => connection.as_mut().graceful_shutdown(),
+                .serve_connection(TokioIo::new(io), calls(false));
+            let connection = Box::pin(connection);
+            match Attended::new(connection, link, stop).over().await {
+                Left::Done(done) => Ok(done?),
+                Left::MadeRoom => Ok(()),
             }
-            Ok(connection.await?)
         }
     }
 }
+
+/// Completes when the connection makes room for others.
+async fn asked_to_leave(link: &Link) {
+    poll_fn(|cx| {
+        link.seat.wakes(cx.waker());
+        let leaves = link.seat.is_asked() && link.leaves();
+        if leaves { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+impl<H: Handler, I> Connection for Http1<H, I>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    fn drain(&mut self) {
+        Pin::new(self).graceful_shutdown();
+    }
+}
+
+impl<H: Handler, I> Connection for Pin<Box<Http2<H, I>>>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    fn drain(&mut self) {
+        self.as_mut().graceful_shutdown();
+    }
+}
+
+type Http1<H, I> = conn::http1::Connection<TokioIo<Transport<I>>, Calls<H>>;
+type Http2<H, I> = conn::http2::Connection<TokioIo<Transport<I>>, Calls<H>, TokioExecutor>;
 
 /// The calls of one connection.
 struct Calls<H> {
     handler: Arc<H>,
     peer: Option<SocketAddr>,
-    /// HTTP/1 only: there, one call at a time has the connection to itself.
-    link: Option<Arc<Link>>,
-    seat: Arc<Seat>,
+    link: Arc<Link>,
+    /// There one call at a time has the connection to itself, and may tell it something.
+    http1: bool,
     max_request_bytes: u64,
     stall: Duration,
 }
@@ -402,13 +394,14 @@ impl<H: Handler> Service<Request<Incoming>> for Calls<H> {
     type Future = StartFuture;
 
     fn call(&self, request: Request<Incoming>) -> StartFuture {
-        let exchange = Arc::new(Exchange::new(self.link.clone()));
+        let link = self.http1.then(|| Arc::clone(&self.link));
+        let exchange = Arc::new(Exchange::new(link));
         let (head, body) = request.into_parts();
         let version = head.version;
-        if let Some(link) = &self.link {
+        if self.http1 {
             // hyper puts this there if the request asks for another protocol in the way of HTTP/1.1 (RFC 9110 §7.8).
             let asked = head.extensions.get::<OnUpgrade>().is_some();
-            link.set_upgradable(asked && body.is_end_stream());
+            self.link.set_upgradable(asked && body.is_end_stream());
         }
         // RFC 9112 §3.2: a request of HTTP/1.1 that does not name its host once is refused with 400.
         let hosts = head.headers.get_all(http::header::HOST).iter().count();
@@ -432,7 +425,7 @@ impl<H: Handler> Service<Request<Incoming>> for Calls<H> {
             }
             handler.call(call).await
         });
-        StartFuture::new(exchange, running, version, self.stall, Some(self.seat.call()))
+        StartFuture::new(exchange, running, version, self.stall, Some(self.link.call()))
     }
 }
 

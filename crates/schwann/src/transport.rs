@@ -20,21 +20,22 @@ use tokio::{
 
 use crate::{seat::Seat, upgrade::Session};
 
-/// What a call may tell its connection.
+/// What a call and a server may tell a connection.
 #[derive(Debug, Default)]
+#[repr(C)] // First what every poll of the connection looks at.
 pub(crate) struct Link {
-    abort: AtomicBool,
-    deadline: Mutex<Option<Instant>>,
-    /// The request under way asks for another protocol.
-    upgradable: AtomicBool,
-    /// It is granted: the answer under way is the last of HTTP.
-    leaving: AtomicBool,
-    session: Mutex<Option<Session>>,
     /// Bytes read and written in the poll of its task that is under way.
     moved: AtomicUsize,
+    /// An upgrade is granted: the answer under way is the last of HTTP.
+    leaving: AtomicBool,
     /// The peer takes nothing of what is to be written.
     held_back: AtomicBool,
-    pub(crate) seat: Arc<Seat>,
+    /// The request under way asks for another protocol.
+    upgradable: AtomicBool,
+    abort: AtomicBool,
+    pub(crate) seat: Seat,
+    deadline: Mutex<Option<Instant>>,
+    session: Mutex<Option<Session>>,
 }
 
 /// A connection that has moved so many bytes lets all others have their turn: some hundred microseconds' worth. A runtime
@@ -42,15 +43,16 @@ pub(crate) struct Link {
 const TURN: usize = 512 * 1024;
 
 impl Link {
-    pub(crate) fn of(seat: Arc<Seat>) -> Self {
-        Self { seat, ..Self::default() }
+    /// The connection's task is polled anew.
+    pub(crate) fn next_turn(&self) {
+        self.moved.store(0, Ordering::Relaxed);
     }
 
     /// Polls `task`, which has the connection, with a new turn each time.
     pub(crate) async fn in_turns<F: Future>(&self, task: F) -> F::Output {
         let mut task = pin!(task);
         poll_fn(|cx| {
-            self.moved.store(0, Ordering::Relaxed);
+            self.next_turn();
             task.as_mut().poll(cx)
         })
         .await
@@ -111,19 +113,27 @@ impl Link {
 /// Wraps a byte stream: gives back what was read ahead of it, fails when the
 /// peer takes nothing for too long, and closes so that the last answer is not
 /// lost to bytes that were never read.
+#[repr(C)] // First what every read and write looks at.
 pub(crate) struct Transport<I> {
     io: I,
+    link: Arc<Link>,
+    /// Armed while a write is blocked.
+    blocked: Option<Pin<Box<Sleep>>>,
+    kept: Option<Box<Kept>>,
+    closing: Closing,
+    reset: fn(&I),
+    stall: Duration,
+    linger: Linger,
+}
+
+/// Bytes that go another way than straight through.
+#[derive(Default)]
+struct Kept {
+    /// Read before HTTP began, or after it ended.
     read_ahead: Bytes,
     /// The end of HTTP that the peer has not taken yet: hyper hands an upgraded
     /// connection over without waiting for that, and would lose it.
     unsent: BytesMut,
-    link: Arc<Link>,
-    stall: Duration,
-    linger: Linger,
-    /// Armed while a write is blocked.
-    blocked: Option<Pin<Box<Sleep>>>,
-    closing: Closing,
-    reset: fn(&I),
 }
 
 /// What a peer may still send after our side was closed.
@@ -139,12 +149,14 @@ const QUIET: Duration = Duration::from_secs(1);
 enum Closing {
     Open,
     /// Our direction is closed; reading what the peer still sends.
-    Lingering {
-        until: Pin<Box<Sleep>>,
-        end: Instant,
-        left: u64,
-    },
+    Lingering(Box<Lingering>),
     Done,
+}
+
+struct Lingering {
+    until: Pin<Box<Sleep>>,
+    end: Instant,
+    left: u64,
 }
 
 /// What an HTTP/2 client sends first (RFC 9113 §3.4).
@@ -166,17 +178,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Transport<I> {
         linger: Linger,
         reset: fn(&I),
     ) -> Self {
-        Self {
-            io,
-            read_ahead: Bytes::new(),
-            unsent: BytesMut::new(),
-            link,
-            stall,
-            linger,
-            blocked: None,
-            closing: Closing::Open,
-            reset,
-        }
+        Self { io, link, blocked: None, kept: None, closing: Closing::Open, reset, stall, linger }
     }
 
     /// Reads until it is clear whether the peer speaks HTTP/2.
@@ -196,17 +198,24 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Transport<I> {
                 break Opening::Http2;
             }
         };
-        self.read_ahead = Bytes::copy_from_slice(&seen[..n]);
+        self.give_back(Bytes::copy_from_slice(&seen[..n]));
         Ok(opening)
+    }
+
+    fn kept(&mut self) -> &mut Kept {
+        self.kept.get_or_insert_default()
     }
 
     /// Gives back what was read beyond the end of HTTP.
     pub(crate) fn give_back(&mut self, read_ahead: Bytes) {
-        if self.read_ahead.is_empty() {
-            self.read_ahead = read_ahead;
-        } else {
-            self.read_ahead = [read_ahead, std::mem::take(&mut self.read_ahead)].concat().into();
+        if read_ahead.is_empty() {
+            return;
         }
+        let kept = self.kept();
+        kept.read_ahead = match std::mem::take(&mut kept.read_ahead) {
+            after if after.is_empty() => read_ahead,
+            after => [read_ahead, after].concat().into(),
+        };
     }
 
     /// The byte stream itself.
@@ -216,15 +225,17 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Transport<I> {
 
     /// Writes what was kept of the end of HTTP.
     fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.unsent.is_empty() {
-            match Pin::new(&mut self.io).poll_write(cx, &self.unsent) {
+        while let Some(kept) = &mut self.kept
+            && !kept.unsent.is_empty()
+        {
+            match Pin::new(&mut self.io).poll_write(cx, &kept.unsent) {
                 Poll::Pending => return self.held_back(cx),
                 Poll::Ready(written) => {
-                    self.moves_on();
                     match written? {
                         0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                        n => self.unsent.advance(n),
+                        n => kept.unsent.advance(n),
                     }
+                    self.moves_on();
                 }
             }
         }
@@ -248,7 +259,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Transport<I> {
             Poll::Ready(()) => write(Pin::new(&mut self.io), cx),
         };
         match written {
-            Poll::Pending if leaving => Poll::Ready(Ok(keep(&mut self.unsent))),
+            Poll::Pending if leaving => Poll::Ready(Ok(keep(&mut self.kept().unsent))),
             Poll::Pending if clear.is_pending() => Poll::Pending,
             Poll::Pending => self.held_back(cx),
             ready => {
@@ -290,17 +301,22 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Transport<I> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.read_ahead.is_empty() {
-            ready!(self.link.poll_turn(cx));
-            let before = buf.filled().len();
-            let read = Pin::new(&mut self.io).poll_read(cx, buf);
-            self.link.has_moved(buf.filled().len() - before);
-            return read;
+        if let Some(kept) = &mut self.kept
+            && !kept.read_ahead.is_empty()
+        {
+            let n = kept.read_ahead.len().min(buf.remaining());
+            buf.put_slice(&kept.read_ahead[..n]);
+            kept.read_ahead.advance(n);
+            if kept.read_ahead.is_empty() && kept.unsent.is_empty() {
+                self.kept = None;
+            }
+            return Poll::Ready(Ok(()));
         }
-        let n = self.read_ahead.len().min(buf.remaining());
-        buf.put_slice(&self.read_ahead[..n]);
-        self.read_ahead.advance(n);
-        Poll::Ready(Ok(()))
+        ready!(self.link.poll_turn(cx));
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.link.has_moved(buf.filled().len() - before);
+        read
     }
 }
 
@@ -356,12 +372,14 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Transport<I> {
                     let now = Instant::now();
                     let end = now + this.linger.time;
                     let until = Box::pin(sleep_until(end.min(now + QUIET)));
-                    this.closing = Closing::Lingering { until, end, left: this.linger.bytes };
+                    let lingering = Lingering { until, end, left: this.linger.bytes };
+                    this.closing = Closing::Lingering(Box::new(lingering));
                 }
                 // Closing a socket with unread bytes makes the kernel send a
                 // reset, which may overtake the answer just written (an early
                 // 413, for instance). RFC 9112 §9.6 asks for this instead.
-                Closing::Lingering { until, end, left } => {
+                Closing::Lingering(lingering) => {
+                    let Lingering { until, end, left } = &mut **lingering;
                     let mut buf = [std::mem::MaybeUninit::uninit(); 16 * 1024];
                     let mut buf = ReadBuf::uninit(&mut buf);
                     let read = Pin::new(&mut this.io).poll_read(cx, &mut buf);

@@ -76,7 +76,10 @@ pub(crate) fn run() -> Result<(), Failure> {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     say(&json!({ "ready": true, "denied": denied.hotkey().to_string() }))?;
     let mut run = 0;
+    let mut paced = JoinSet::new();
     while let Some(job) = hear()? {
+        // Not before: to be left costs a server time that is no token's.
+        runtime.block_on(paced.shutdown());
         let job: Job = serde_json::from_value(job)?;
         run += 1;
         let signing = Signing { callers: &callers, denied: &denied, job: &job, run };
@@ -85,7 +88,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         if hear()?.is_none() {
             return Ok(());
         }
-        let result = runtime.block_on(prepared.go(&job))?;
+        let result = runtime.block_on(prepared.go(&job, &mut paced))?;
         say(&result)?;
     }
     Ok(())
@@ -261,7 +264,8 @@ async fn prepare(job: &Job, signing: &Signing<'_>) -> Result<Prepared, Failure> 
 }
 
 impl Prepared {
-    async fn go(self, job: &Job) -> Result<Value, Failure> {
+    /// Streams that have not ended are left in `paced`.
+    async fn go(self, job: &Job, paced: &mut JoinSet<io::Result<()>>) -> Result<Value, Failure> {
         let started = Instant::now();
         match self {
             Self::Unary(clients) => {
@@ -322,7 +326,7 @@ impl Prepared {
                 }
                 let tokens = begun.load(Ordering::Relaxed) - before;
                 let seconds = started.elapsed().as_secs_f64();
-                streams.shutdown().await;
+                *paced = streams;
                 Ok(json!({ "operations": tokens, "seconds": seconds }))
             }
         }

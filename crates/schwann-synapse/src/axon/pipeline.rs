@@ -23,6 +23,7 @@ use super::{
     deadline::within,
     refusal::{Refusal, chain, for_header},
     reply::{Face, StreamReply, write_headers},
+    under_way::{Admitted, GRACE},
 };
 use crate::{
     caller::{Bound, Caller, Verdict, Verify},
@@ -33,12 +34,9 @@ use crate::{
     python::{Dict, Int, Value},
     route::{Answer, BodyFault, Outcome, Route, Running},
     ss58::Hotkey,
-    synapse::DEFAULT_TIMEOUT,
+    synapse::{DEFAULT_TIMEOUT, Envelope},
     terminal::TerminalInfo,
 };
-
-/// How much longer than its deadline a stream may go on whose caller has not left by then.
-const GRACE: Duration = Duration::from_millis(500);
 
 /// The first segment of a path, decoded (specification §2). A path that goes on after it names no route.
 pub(super) fn route_name(path: &str) -> Cow<'_, str> {
@@ -74,7 +72,7 @@ pub(super) fn route_name(path: &str) -> Cow<'_, str> {
 pub(super) struct Exchange<'a> {
     pub(super) axon: &'a Inner,
     pub(super) metrics: &'a RouteMetrics,
-    pub(super) name: &'a str,
+    pub(super) name: Cow<'a, str>,
     pub(super) started: Instant,
     pub(super) spoken: Spoken,
     pub(super) caller: Option<Hotkey>,
@@ -100,14 +98,15 @@ pub(crate) struct Tally {
 }
 
 impl Exchange<'_> {
-    pub(super) async fn serve(
+    /// Every step until its handler runs.
+    pub(super) async fn admit(
         &mut self,
         route: &Route,
         head: &Parts,
         body: RequestBody,
         reply: Reply,
         peer: Option<SocketAddr>,
-    ) -> Result<Finished, Refusal> {
+    ) -> Result<Admitted, Refusal> {
         let axon = self.axon;
         if head.method != Method::POST && head.method != Method::GET {
             return Err(Refusal::method());
@@ -156,7 +155,7 @@ impl Exchange<'_> {
             },
             None => 0.0,
         };
-        let _pass = match within(deadline, axon.admission.enter(priority)).await {
+        let pass = match within(deadline, axon.admission.enter(priority)).await {
             Ok(Ok(pass)) => pass,
             Ok(Err(busy)) => {
                 let text = format!("Service busy: {busy}");
@@ -169,7 +168,7 @@ impl Exchange<'_> {
         let reply = StreamReply {
             reply,
             face: Face {
-                name: self.name.to_owned(),
+                name: self.name.clone().into_owned(),
                 axon: TerminalInfo {
                     ip: caller.headers.axon.ip.clone(),
                     port: caller.headers.axon.port,
@@ -187,27 +186,33 @@ impl Exchange<'_> {
             tally: Arc::clone(&self.tally),
         };
         let running = Running { caller, reply, pool: axon.pool.clone() };
-        let mut run = (prepared.run)(running);
-        let mut outcome = within(deadline, &mut run).await;
-        if outcome.is_err() && self.tally.status().is_some() {
-            // The caller counts from before the request, and leaves on its own. Cut at the same moment, its stream would
-            // seem broken to it, and not late.
-            outcome = within(deadline + GRACE, run).await;
-        }
+        let run = (prepared.run)(running);
+        Ok(Admitted { run, deadline, timeout, envelope, pass })
+    }
+
+    /// Whether a reply was begun.
+    pub(super) fn has_begun(&self) -> bool {
+        self.tally.status().is_some()
+    }
+
+    /// Says what the handler came to.
+    pub(super) fn answer(
+        &mut self,
+        outcome: Outcome,
+        envelope: &Envelope,
+    ) -> Result<Finished, Refusal> {
         match outcome {
-            Err(_) => Err(Refusal::late(timeout)),
-            Ok(Err(error)) => Err(Refusal::of(error, timeout)),
-            Ok(Ok(Outcome::Streamed(finished))) => {
+            Outcome::Streamed(finished) => {
                 self.ended(self.tally.status().unwrap_or(200));
                 Ok(finished)
             }
-            Ok(Ok(Outcome::Filled(answer))) => {
+            Outcome::Filled(answer) => {
                 let Answer { fields, hash, status, message, reply } = *answer;
                 let StreamReply { reply, mut face, .. } = reply;
                 face.hash = hash;
                 let took = self.started.elapsed().as_secs_f64();
                 let (response, body) = face
-                    .whole(status, &message, took, fields, &envelope.unwrap_or_default())
+                    .whole(status, &message, took, fields, envelope)
                     .map_err(|_| Refusal::internal("the filled synapse has no JSON form"))?;
                 self.tally.sent.store(body.len() as u64, Ordering::Relaxed);
                 self.ended(status.as_u16());
@@ -291,7 +296,7 @@ impl Exchange<'_> {
             // The reply has begun: all that is left to say is that it is not whole.
             self.metrics.truncated();
             self.ended(status);
-            debug!(target: "schwann::axon", synapse = self.name, message = %refusal.message, "stream cut");
+            debug!(target: "schwann::axon", synapse = &*self.name, message = %refusal.message, "stream cut");
             return Error::server(refusal.source.unwrap_or_else(|| refusal.message.into()));
         }
         if refusal.left {
@@ -302,12 +307,12 @@ impl Exchange<'_> {
             StatusCode::INTERNAL_SERVER_ERROR if refusal.message.is_empty() => {
                 let id = Uuid::new_v4();
                 let source = refusal.source.as_ref().map_or_else(String::new, chain);
-                error!(target: "schwann::axon", synapse = self.name, error_id = %id, error = source, "call failed");
+                error!(target: "schwann::axon", synapse = &*self.name, error_id = %id, error = source, "call failed");
                 format!("Internal Server Error #{id}")
             }
             _ => {
                 if let Some(source) = &refusal.source {
-                    debug!(target: "schwann::axon", synapse = self.name, error = chain(source), "call refused");
+                    debug!(target: "schwann::axon", synapse = &*self.name, error = chain(source), "call refused");
                 }
                 refusal.message
             }
@@ -333,7 +338,7 @@ impl Exchange<'_> {
             ..TerminalInfo::default()
         };
         let parts = HeaderParts {
-            name: if self.read { self.name } else { PING },
+            name: if self.read { &self.name } else { PING },
             timeout: if self.read { self.timeout } else { Some(DEFAULT_TIMEOUT) },
             axon: &axon,
             dendrite: &TerminalInfo::default(),
@@ -363,7 +368,7 @@ impl Drop for Exchange<'_> {
             let caller = self.caller.map(|hotkey| hotkey.to_string());
             debug!(
                 target: "schwann::axon",
-                synapse = self.name,
+                synapse = &*self.name,
                 status = self.status,
                 caller,
                 received,

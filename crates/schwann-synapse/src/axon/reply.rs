@@ -108,7 +108,7 @@ impl StreamReply {
     pub fn start(self) -> SynapseStream {
         let head = self.face.stream(self.started.elapsed().as_secs_f64());
         self.tally.started.store(200, Ordering::Relaxed);
-        SynapseStream { stream: self.reply.start(head), tally: self.tally }
+        SynapseStream { stream: self.reply.start(head), sent: Sent { bytes: 0, tally: self.tally } }
     }
 
     pub(crate) fn hashed(mut self, hash: BodyHash) -> Self {
@@ -121,7 +121,20 @@ impl StreamReply {
 #[derive(Debug)]
 pub struct SynapseStream {
     stream: ReplyStream,
+    sent: Sent,
+}
+
+/// Bytes of a stream, which are told when it has ended, one way or the other.
+#[derive(Debug)]
+struct Sent {
+    bytes: u64,
     tally: Arc<Tally>,
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.tally.sent.fetch_add(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl SynapseStream {
@@ -136,7 +149,7 @@ impl SynapseStream {
         let chunk = chunk.into();
         let length = chunk.len() as u64;
         self.stream.write(chunk).await?;
-        self.tally.sent.fetch_add(length, Ordering::Relaxed);
+        self.sent.bytes += length;
         Ok(())
     }
 

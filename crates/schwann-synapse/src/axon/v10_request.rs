@@ -273,7 +273,7 @@ impl Exchange<'_> {
         let said = envelope.dendrite.hotkey.as_deref();
         if said.is_some() && said != caller.headers.dendrite.hotkey.as_deref() {
             self.axon.metrics.spoofed();
-            debug!(target: "schwann::axon", synapse = self.name, caller = %caller.hotkey, "the body names another hotkey");
+            debug!(target: "schwann::axon", synapse = &*self.name, caller = %caller.hotkey, "the body names another hotkey");
         }
         Ok((caller, own, hash, Some(envelope)))
     }
