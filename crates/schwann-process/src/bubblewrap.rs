@@ -31,7 +31,6 @@ use crate::{
     identity::Identity,
     launch::{Confinement, Exposed, Launch, Resource, launch},
     program::text,
-    survivor::Survivor,
     terminal::{Ends, Stream},
     tree::{Gate, Jail, Tree},
 };
@@ -159,8 +158,6 @@ impl Bubblewrap {
             .map(|word| text(word.as_bytes()))
             .chain(spec.command.iter().map(|word| text(word.as_bytes())))
             .collect();
-        let survivor = Survivor::start(spec).await?;
-        let watch = survivor.watch().map_err(system("it cannot be watched"))?;
         let child = launch(Launch {
             program: text(self.path.as_os_str().as_bytes()),
             arguments: command,
@@ -177,12 +174,12 @@ impl Bubblewrap {
             join,
             exposed,
             outlives: false,
-            watched_by: Some(watch),
+            watched: true,
             confinement: Confinement::default(),
         });
         let child = child.await.map_err(|error| StartError::launch(spec, error))?;
         let gate = Gate { stream: gate, processes };
-        let jail = Jail::new(status_stream, gate, cgroup, identity, survivor);
+        let jail = Jail::new(status_stream, gate, cgroup, identity);
         Tree::jailed(child, jail).map_err(system("it cannot be followed"))
     }
 

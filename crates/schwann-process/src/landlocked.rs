@@ -28,7 +28,6 @@ use crate::{
     launch::{Confinement, Exposed, Launch, Resource, launch},
     program::{find, text, variables as lines},
     run_folder::{RunFolder, is_larger},
-    survivor::Survivor,
     terminal::Ends,
     tree::Tree,
 };
@@ -67,7 +66,6 @@ const SLACK: u64 = 512;
 /// What belongs to a program in this sandbox besides its processes.
 #[derive(Debug)]
 pub(crate) struct Cell {
-    pub(crate) survivor: Survivor,
     pub(crate) folder: RunFolder,
     pub(crate) cgroup: Option<Cgroup>,
     pub(crate) identity: Option<Identity>,
@@ -172,8 +170,6 @@ pub(crate) async fn start(
         let most = u64::from(spec.limits.processes) + running() + SLACK;
         limits.push((Resource::Processes, most));
     }
-    let survivor = Survivor::start(spec).await?;
-    let watch = survivor.watch().map_err(system("it cannot be watched"))?;
     let child = launch(Launch {
         program: text(program.as_os_str().as_bytes()),
         arguments: spec.command.iter().map(|word| text(word.as_bytes())).collect(),
@@ -190,11 +186,11 @@ pub(crate) async fn start(
         join,
         exposed: Exposed::default(),
         outlives: false,
-        watched_by: Some(watch),
+        watched: true,
         confinement: Confinement { ruleset, filters },
     });
     let child = child.await.map_err(|error| StartError::launch(spec, error))?;
-    let cell = Cell { survivor, folder, cgroup, identity };
+    let cell = Cell { folder, cgroup, identity };
     Tree::ruled(child, cell).map_err(system("it cannot be followed"))
 }
 

@@ -21,12 +21,15 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Signal, kill_process_group, pidfd_send_signal};
+use rustix::{
+    io::Errno,
+    process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal, waitid},
+};
 use seccompiler::{BpfProgram, sock_filter};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
-use crate::Exit;
+use crate::{Exit, survivor};
 
 /// A program that is to be started. It leads a session of its own, with every
 /// signal at its default, and nothing of this process's but what is named here.
@@ -59,9 +62,9 @@ pub(crate) struct Launch {
     pub(crate) exposed: Exposed,
     /// It goes on when this process dies.
     pub(crate) outlives: bool,
-    /// Where it writes the number of its process group, as a line, before it is
-    /// another program.
-    pub(crate) watched_by: Option<OwnedFd>,
+    /// All of its process group is killed when this process dies, however that
+    /// is, and from before it is another program.
+    pub(crate) watched: bool,
     /// Restrictions that it puts on itself at last.
     pub(crate) confinement: Confinement,
 }
@@ -167,6 +170,7 @@ pub(crate) struct Child {
     pid: Pid,
     pidfd: OwnedFd,
     reaped: bool,
+    watched: bool,
 }
 
 /// How a program ended, and what it took.
@@ -204,6 +208,15 @@ impl Child {
     /// Takes note of its end, waiting for it if need be. The group's number
     /// is not its own any more.
     pub(crate) fn reap(&mut self) -> Reaped {
+        if self.watched && !self.reaped {
+            // Until it is reaped, nobody else can have the number. Who was
+            // started by it and is left has nobody to watch it after this.
+            let mine = WaitId::PidFd(self.pidfd.as_fd());
+            let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+            while matches!(waitid(mine.clone(), ended), Err(Errno::INTR)) {}
+            self.kill();
+            survivor::remove(self.pid.as_raw_nonzero().get());
+        }
         self.reaped = true;
         let mut status = 0;
         let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
@@ -246,16 +259,20 @@ impl Drop for Child {
         }
         self.kill();
         self.reaped = true;
-        let (pid, pidfd) = (self.pid, self.pidfd.try_clone());
+        let (pid, pidfd, watched) = (self.pid, self.pidfd.try_clone(), self.watched);
         // SIGKILL is certain but not instant, and whoever drops this may be
         // the one thread that everything else waits for.
         if let Ok(pidfd) = pidfd {
-            thread::spawn(move || Self { pid, pidfd, reaped: false }.reap());
+            thread::spawn(move || Self { pid, pidfd, reaped: false, watched }.reap());
         }
     }
 }
 
-type Order = (Launch, oneshot::Sender<Result<Child, LaunchError>>);
+/// What the thread that starts programs is told.
+enum Order {
+    Start(Box<Launch>, oneshot::Sender<Result<Child, LaunchError>>),
+    LookAfterSurvivor,
+}
 
 /// Starts a program.
 ///
@@ -263,14 +280,30 @@ type Order = (Launch, oneshot::Sender<Result<Child, LaunchError>>);
 ///
 /// If the future is dropped, the program is killed as soon as it was started.
 pub(crate) async fn launch(launch: Launch) -> Result<Child, LaunchError> {
+    let gone = || LaunchError { step: Step::Clone, source: io::Error::other("no starter") };
+    let (reply, started) = oneshot::channel();
+    starter().send(Order::Start(Box::new(launch), reply)).await.map_err(|_| gone())?;
+    started.await.map_err(|_| gone())?
+}
+
+/// Has somebody watch the programs that run, if nobody does any more.
+pub(crate) fn look_after_survivor() {
+    // Without room in the queue there are programs to be started, and that looks after it as well.
+    let _ = starter().try_send(Order::LookAfterSurvivor);
+}
+
+fn starter() -> &'static mpsc::Sender<Order> {
     static STARTER: OnceLock<mpsc::Sender<Order>> = OnceLock::new();
-    let starter = STARTER.get_or_init(|| {
+    STARTER.get_or_init(|| {
         let (orders, mut queue) = mpsc::channel::<Order>(64);
         let serve = move || {
             block_signals();
-            while let Some((launch, reply)) = queue.blocking_recv() {
-                // A child that nobody takes is killed by being dropped.
-                drop(reply.send(start(&launch)));
+            while let Some(order) = queue.blocking_recv() {
+                match order {
+                    // A child that nobody takes is killed by being dropped.
+                    Order::Start(launch, reply) => drop(reply.send(start(&launch))),
+                    Order::LookAfterSurvivor => survivor::revive(),
+                }
             }
         };
         let thread = thread::Builder::new().name("starts-programs".into()).spawn(serve);
@@ -278,11 +311,7 @@ pub(crate) async fn launch(launch: Launch) -> Result<Child, LaunchError> {
             warn!(%error, "cannot start the thread that starts programs");
         }
         orders
-    });
-    let gone = || LaunchError { step: Step::Clone, source: io::Error::other("no starter") };
-    let (reply, started) = oneshot::channel();
-    starter.send((launch, reply)).await.map_err(|_| gone())?;
-    started.await.map_err(|_| gone())?
+    })
 }
 
 /// Keeps signals from this thread, and so from a child that is not yet itself.
@@ -341,7 +370,22 @@ fn aside(fd: &OwnedFd) -> Result<OwnedFd, LaunchError> {
         .map_err(|source| LaunchError { step: Step::Streams, source: source.into() })
 }
 
-fn start(launch: &Launch) -> Result<Child, LaunchError> {
+/// Starts a program, by this thread, whose end would be the program's.
+pub(crate) fn start(launch: &Launch) -> Result<Child, LaunchError> {
+    match try_start(launch) {
+        // Who watches ended, or was stopped, a moment ago.
+        Err(LaunchError { step: Step::Lifeline, source })
+            if launch.watched
+                && matches!(source.raw_os_error(), Some(libc::EPIPE | libc::EAGAIN)) =>
+        {
+            try_start(launch)
+        }
+        done => done,
+    }
+}
+
+fn try_start(launch: &Launch) -> Result<Child, LaunchError> {
+    let watched_by = if launch.watched { survivor::ready()? } else { -1 };
     let streams = [aside(&launch.stdin)?, aside(&launch.stdout)?, aside(&launch.stderr)?];
     let gate = launch.gate.as_ref().map(aside).transpose()?;
     let arguments = pointers(&launch.arguments);
@@ -369,7 +413,7 @@ fn start(launch: &Launch) -> Result<Child, LaunchError> {
         stage: launch.exposed.stage.as_ref().map_or(ptr::null(), |stage| stage.as_ptr()),
         mounts: &raw const *launch.exposed.mounts,
         outlives: launch.outlives,
-        watched_by: launch.watched_by.as_ref().map_or(-1, AsRawFd::as_raw_fd),
+        watched_by,
         ruleset: launch.confinement.ruleset.as_ref().map_or(-1, AsRawFd::as_raw_fd),
         filters: &raw const *filters,
         parent: std::process::id() as libc::pid_t,
@@ -402,10 +446,15 @@ fn start(launch: &Launch) -> Result<Child, LaunchError> {
     // SAFETY: the kernel has just opened it for this process, and it is
     // written down nowhere else.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    let mut child = Child { pid, pidfd, reaped: false };
+    let mut child = Child { pid, pidfd, reaped: false, watched: launch.watched };
     // SAFETY: a live local; read as what another process may have written.
     match unsafe { ptr::read_volatile(&raw const plan.failed) } {
-        None => Ok(child),
+        None => {
+            if launch.watched {
+                survivor::add(pid.as_raw_nonzero().get());
+            }
+            Ok(child)
+        }
         Some((step, errno)) => {
             child.reap();
             fail(step, io::Error::from_raw_os_error(errno))
@@ -435,15 +484,17 @@ fn done(result: impl Into<i64>, step: Step) -> Result<(), Step> {
     if result.into() < 0 { Err(step) } else { Ok(()) }
 }
 
-/// A number and the end of its line, from this place on.
-fn line_of(mut number: u32) -> ([u8; 11], usize) {
-    let mut line = [b'\n'; 11];
+/// What says that a group is to be watched, from this place on.
+fn line_of(mut number: u32) -> ([u8; 13], usize) {
+    let mut line = [b'\n'; 13];
     let mut from = line.len() - 1;
     loop {
         from -= 1;
         line[from] = b'0' + (number % 10) as u8;
         number /= 10;
         if number == 0 {
+            from -= 2;
+            line[from..from + 2].copy_from_slice(b"+ ");
             return (line, from);
         }
     }
@@ -582,7 +633,7 @@ mod tests {
     fn numbers_are_written_as_lines() {
         for number in [0, 7, 10, 4_194_304, u32::MAX] {
             let (line, from) = line_of(number);
-            assert_eq!(line[from..], *format!("{number}\n").as_bytes());
+            assert_eq!(line[from..], *format!("+ {number}\n").as_bytes());
         }
     }
 }

@@ -254,7 +254,7 @@ async fn plain(spec: &ProgramSpec, streams: Ends) -> Result<Tree, StartError> {
         join: Vec::new(),
         exposed: Exposed::default(),
         outlives: false,
-        watched_by: None,
+        watched: false,
         confinement: Confinement::default(),
     });
     let child = started.await.map_err(|error| StartError::launch(spec, error))?;

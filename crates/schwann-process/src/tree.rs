@@ -33,7 +33,6 @@ use crate::{
     launch::Child,
     run_folder::{MOST_ENTRIES, is_larger},
     supervisor::watch_fd,
-    survivor::Survivor,
     terminal::Stream,
     watchdog::{self, Usage, Who},
 };
@@ -75,7 +74,6 @@ pub(crate) struct Jail {
     held: Option<Held>,
     cgroup: Option<Cgroup>,
     identity: Option<Identity>,
-    survivor: Option<Survivor>,
 }
 
 /// What the program says and hears before it begins.
@@ -125,7 +123,6 @@ impl Jail {
         gate: Gate,
         cgroup: Option<Cgroup>,
         identity: Option<Identity>,
-        survivor: Survivor,
     ) -> Self {
         Self {
             status,
@@ -136,7 +133,6 @@ impl Jail {
             held: None,
             cgroup,
             identity,
-            survivor: Some(survivor),
         }
     }
 
@@ -422,12 +418,7 @@ impl Tree {
         if self.cell.is_some() {
             scattered(group).await;
         }
-        let jailed = self.jail.as_mut().and_then(|jail| jail.survivor.take());
-        if let Some(survivor) = jailed {
-            survivor.end();
-        }
-        if let Some(Cell { survivor, folder, .. }) = self.cell.take() {
-            survivor.end();
+        if let Some(Cell { folder, .. }) = self.cell.take() {
             // It may hold many files, and nobody waits for that.
             spawn_blocking(move || drop(folder));
         }

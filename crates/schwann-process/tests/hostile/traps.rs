@@ -10,7 +10,7 @@ use schwann_process::{
     Interpreter, Program, ProgramSpec, Reason, Sandbox, Sandboxes, Signal, Span, TerminalSize,
 };
 
-use crate::{Done, PATIENCE, number, places, soon, start};
+use crate::{Done, PATIENCE, Place, number, places, soon, start};
 
 /// Whether a process with this word on its command line is left.
 pub(crate) fn is_left(word: &str) -> bool {
@@ -158,30 +158,110 @@ fn a_program_outlives_the_thread_that_asked_for_it() {
     }
 }
 
-#[tokio::test]
-async fn a_server_that_is_killed_takes_its_programs_along() {
-    for place in places().await {
-        let word = format!("outlives-{}-{:?}-{}", std::process::id(), place.sandbox, place.cgroups);
-        let mut server = Command::new(std::env::current_exe().unwrap())
+/// A process with programs, of which each has a child in a session of its own.
+struct Server {
+    process: std::process::Child,
+    lines: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+    /// What the children are called.
+    word: String,
+}
+
+impl Server {
+    fn start(place: Place, test: &str) -> Self {
+        let word = format!("{test}-{}-{:?}-{}", std::process::id(), place.sandbox, place.cgroups);
+        let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "traps::in_a_process_to_be_killed", "--nocapture"])
             .env("OUTLIVES", &word)
             .env("OUTLIVES_IN", format!("{:?} {}", place.sandbox, place.cgroups))
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .spawn()
             .unwrap();
-        let mut lines =
-            std::io::BufRead::lines(std::io::BufReader::new(server.stdout.take().unwrap()));
-        let ready = lines.find(|line| line.as_ref().unwrap().contains("all are ready"));
-        assert!(ready.is_some(), "it did not begin");
-        assert!(is_left(&format!("{word}-child")), "nothing runs");
-        server.kill().unwrap();
-        server.wait().unwrap();
+        let lines = process.stdout.take().unwrap();
+        let lines = std::io::BufRead::lines(std::io::BufReader::new(lines));
+        let mut server = Self { process, lines, word };
+        server.reached("all are ready");
+        assert!(server.has_children(), "nothing runs");
+        server
+    }
+
+    fn reached(&mut self, word: &str) {
+        let found = self.lines.find(|line| line.as_ref().unwrap().contains(word));
+        assert!(found.is_some(), "not reached: {word}");
+    }
+
+    /// Starts one more program, and waits until it runs.
+    fn start_another(&mut self) {
+        std::io::Write::write_all(self.process.stdin.as_mut().unwrap(), b"\n").unwrap();
+        self.reached("another is ready");
+    }
+
+    fn has_children(&self) -> bool {
+        is_left(&format!("{}-child", self.word))
+    }
+
+    /// The shell that is to kill its programs after its death.
+    fn survivor(&self) -> Option<rustix::process::Pid> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
+        let children = tasks
+            .flatten()
+            .map(|task| std::fs::read_to_string(task.path().join("children")).unwrap_or_default());
+        let children: Vec<i32> = children
+            .flat_map(|line| line.split_whitespace().flat_map(str::parse).collect::<Vec<_>>())
+            .collect();
+        let is_it = |pid: &i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.starts_with(b"sh\0-c\0trap")
+        };
+        children.into_iter().find(is_it).and_then(rustix::process::Pid::from_raw)
+    }
+
+    /// Kills it, and waits until none of its programs is left.
+    async fn kill(mut self, place: Place) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
         let began = Instant::now();
-        while is_left(&format!("{word}-child")) {
+        while self.has_children() {
             assert!(began.elapsed() < Duration::from_secs(2), "{place:?}: still there");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_takes_its_programs_along() {
+    for place in places().await {
+        Server::start(place, "outlives").kill(place).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_whose_watching_shell_was_killed_takes_its_programs_along() {
+    for place in places().await {
+        let mut server = Server::start(place, "unwatched");
+        let first = server.survivor().expect("a shell that watches");
+        rustix::process::kill_process(first, rustix::process::Signal::KILL).unwrap();
+        // It is replaced though nothing else happens.
+        let began = Instant::now();
+        while server.survivor().is_none_or(|now| now == first) {
+            assert!(began.elapsed() < Duration::from_secs(10), "{place:?}: not replaced");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // By then it knows of all that ran before.
+        server.start_another();
+        server.kill(place).await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_whose_watching_shell_was_killed_a_moment_ago_starts_programs() {
+    for place in places().await {
+        let mut server = Server::start(place, "sudden");
+        let first = server.survivor().expect("a shell that watches");
+        rustix::process::kill_process(first, rustix::process::Signal::KILL).unwrap();
+        server.start_another();
+        server.kill(place).await;
     }
 }
 
@@ -199,7 +279,13 @@ async fn in_a_process_to_be_killed() {
          print('ready', flush=True)\ntime.sleep(60)"
     );
     let mut runs = Vec::new();
-    for _ in 0..3 {
+    for number in 0.. {
+        if number >= 3 {
+            println!("{}", if number == 3 { "all are ready" } else { "another is ready" });
+            let asked =
+                tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
+            assert_eq!(asked.await.unwrap().unwrap(), 1, "nobody is there any more");
+        }
         let mut run = start(place.unwrap(), &script, |spec| {
             spec.limits.wall = Span::from_secs(60);
         })
@@ -207,8 +293,6 @@ async fn in_a_process_to_be_killed() {
         run.reached("ready").await;
         runs.push(run);
     }
-    println!("all are ready");
-    tokio::time::sleep(PATIENCE).await;
 }
 
 #[tokio::test]
