@@ -65,6 +65,13 @@ pub trait Mount: Send + Sync + 'static {
     /// Why not.
     fn check(&self, name: &str) -> Result<(), Refused>;
 
+    /// The caller that somebody names, as this face writes its callers.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none of this name, or that callers here are not asked who they are.
+    fn caller(&self, named: &str) -> Result<String, String>;
+
     /// Serves these cards from now on, and no others. What runs goes on.
     fn serve(&self, cards: Vec<PublishedCard>);
 
@@ -92,6 +99,7 @@ pub struct PublishedCard {
     name: Arc<str>,
     streams: bool,
     hash: Arc<[String]>,
+    allow: Arc<[String]>,
 }
 
 /// What all published cards need.
@@ -106,6 +114,8 @@ struct Shared {
 pub struct PublishedCall {
     /// Who calls, as the card's history shows it.
     pub caller: String,
+    /// The same, as [`Mount::caller`] writes it, if it is proven: without it only cards that everybody may call can be called.
+    pub proven: Option<String>,
     /// Variables set for it.
     pub environment: Vec<(String, String)>,
 }
@@ -130,6 +140,14 @@ pub enum PublishedError {
     /// It is not published any more.
     #[error("no card is published as `{0}` any more")]
     Gone(String),
+    /// Only others may call it.
+    #[error("`{name}` may only be called by whom its owner named, and not by {caller}")]
+    NotAllowed {
+        /// What was called.
+        name: String,
+        /// By whom.
+        caller: String,
+    },
     /// Too many calls or runs are under way.
     #[error("{0}")]
     Busy(String),
@@ -178,6 +196,7 @@ impl PublishedError {
     pub fn public(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Gone(_) => (StatusCode::NOT_FOUND, "this card is not published any more"),
+            Self::NotAllowed { .. } => (StatusCode::FORBIDDEN, "you may not call this card"),
             Self::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "too many calls are under way"),
             Self::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "the card cannot be run now"),
             Self::Unfit(_) => (StatusCode::BAD_REQUEST, "a value cannot be passed to a program"),
@@ -198,7 +217,9 @@ impl From<PublishedError> for schwann::Error {
         match error {
             PublishedError::Input(error) => error,
             PublishedError::Busy(_) => Self::busy(message),
-            PublishedError::Unfit(_) => Self::caller(status, message),
+            PublishedError::Unfit(_) | PublishedError::NotAllowed { .. } => {
+                Self::caller(status, message)
+            }
             error => {
                 tracing::warn!(%error, "a published card failed");
                 Self::server(message).with_status(status)
@@ -228,6 +249,12 @@ impl PublishedCard {
         &self.hash
     }
 
+    /// The only callers that may call it, as [`Mount::caller`] writes them; empty if everybody may. A face that knows who calls may
+    /// refuse others early: whoever it lets through is held against the list as it is then.
+    pub fn allow(&self) -> &[String] {
+        &self.allow
+    }
+
     /// Starts the program with `input` on its stdin as it arrives. It is a run of the card: in the same queue and sandbox, within the
     /// same limits, in the history of its owner, and its output is on disk before it is handed out.
     ///
@@ -254,6 +281,11 @@ impl PublishedCard {
         }
         let called = store.called(self.face, &self.name).await.map_err(unavailable)?;
         let called = called.ok_or_else(|| PublishedError::Gone(self.name.to_string()))?;
+        let allow = &called.publication.allow;
+        if !allow.is_empty() && !call.proven.is_some_and(|proven| allow.contains(&proven)) {
+            let (name, caller) = (self.name.to_string(), call.caller);
+            return Err(PublishedError::NotAllowed { name, caller });
+        }
         let change = called.publication.fixed.map(|fixed| CardChange {
             title: None,
             language: Some(fixed.language),
@@ -479,6 +511,7 @@ impl Publishing {
                 name: by.name.as_str().into(),
                 streams: by.stream,
                 hash: by.hash.clone().into(),
+                allow: by.allow.clone().into(),
             });
             mount.serve(cards.collect());
         }

@@ -14,7 +14,7 @@ use http::{
 use schwann::{BoxHandler, Call, Error, Finished, Handler, Server as HttpServer};
 use schwann_cards::{Mount, PublishedCall, PublishedCard, Refused};
 use schwann_etl::{EtlServer, EtlSettings, Object, SettingsError, Target};
-use schwann_synapse::axon::RouteTable;
+use schwann_synapse::{axon::RouteTable, ss58::Hotkey};
 use tokio::net::TcpListener;
 use tracing::error;
 
@@ -57,6 +57,13 @@ impl Mount for Synapses {
         match self.taken.contains(name) {
             true => Err(Refused::Taken(format!("The axon has a synapse `{name}` of its own"))),
             false => Ok(()),
+        }
+    }
+
+    fn caller(&self, named: &str) -> Result<String, String> {
+        match named.trim().parse::<Hotkey>() {
+            Ok(hotkey) => Ok(hotkey.to_string()),
+            Err(error) => Err(format!("`{named}` is no hotkey: {error}")),
         }
     }
 
@@ -179,6 +186,11 @@ impl Mount for Transforms {
         }
     }
 
+    fn caller(&self, _named: &str) -> Result<String, String> {
+        Err("callers of a transform are not asked who they are, so that none can be named"
+            .to_owned())
+    }
+
     fn serve(&self, cards: Vec<PublishedCard>) {
         let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *servers);
@@ -267,6 +279,7 @@ impl Handler for Transform {
         let call = PublishedCall {
             // Targets do not say who asked them.
             caller: format!("etl: {}", shortened(object.path())),
+            proven: None,
             environment: vec![
                 ("ETL_OBJECT".to_owned(), object.path().to_owned()),
                 ("ETL_ARGS".to_owned(), object.etl_args().to_owned()),

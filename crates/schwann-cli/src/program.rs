@@ -172,7 +172,9 @@ fn job(ask: &Untyped, from: &Caller) -> Result<Job, SynapseError> {
 
 /// The same for a card. Its deadline is the call's, which drops it.
 fn card_call(ask: &Untyped, from: &Caller) -> PublishedCall {
-    PublishedCall { caller: from.hotkey.to_string(), environment: environment(ask, from) }
+    let caller = from.hotkey.to_string();
+    let proven = from.verified.then(|| caller.clone());
+    PublishedCall { caller, proven, environment: environment(ask, from) }
 }
 
 fn card_input(ask: &Untyped) -> Result<RequestBody, SynapseError> {

@@ -253,6 +253,10 @@ impl Route {
         let text = format!("name = \"{}\"\nstream = {}", card.name(), card.streams());
         let mut route: Self = toml::from_str(&text).expect("a name is all that must be there");
         route.hash = card.hash().to_vec();
+        if !card.allow().is_empty() {
+            // What cannot be read is nobody, and not everybody.
+            route.allow = Some(card.allow().iter().filter_map(|one| one.parse().ok()).collect());
+        }
         route
     }
 

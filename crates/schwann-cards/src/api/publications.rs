@@ -16,8 +16,8 @@ use crate::{
     app::App,
     input::{Complaint, Fields, Input, Json as Body, Read, choice, flag, text},
     moment::Moment,
-    problem::Problem,
-    published::{Place, Publishing, Refused},
+    problem::{Fault, Problem, Step},
+    published::{Mount, Place, Publishing, Refused},
     signed_in::SignedIn,
     store::{Access, Face, NewPublication, Publication, PublishError},
 };
@@ -32,6 +32,8 @@ pub(crate) struct PublicationPublic {
     stream: bool,
     /// Fields that callers hash, in order.
     hash: Vec<String>,
+    /// Of a synapse: the hotkeys that may call it. Empty: every hotkey.
+    allow: Vec<String>,
     follow: Follow,
     /// The version of the card that is called; null if that is the latest.
     version: Option<i64>,
@@ -67,6 +69,9 @@ pub(crate) struct PublicationUpdate {
     /// Of a synapse: the fields that the callers' class hashes (`required_hash_fields`), in order. Default: none.
     #[schema(max_items = 64)]
     hash: Option<Vec<String>>,
+    /// Of a synapse: the hotkeys that may call it, as SS58 addresses. Default, and if it is empty: every hotkey.
+    #[schema(max_items = 256)]
+    allow: Option<Vec<String>>,
     /// Default: `version`.
     follow: Option<Follow>,
 }
@@ -79,6 +84,9 @@ pub(crate) struct FacePublic {
     /// Why not, and which setting would change it.
     reason: Option<String>,
 }
+
+/// Callers that may be named for a card.
+const MAX_ALLOWED: usize = 256;
 
 const FACES: &[(&str, Face)] = &[("synapse", Face::Synapse), ("etl", Face::Etl)];
 const FOLLOW: &[(&str, Follow)] = &[("version", Follow::Version), ("latest", Follow::Latest)];
@@ -101,14 +109,22 @@ impl Read for PublicationUpdate {
         let name = fields.required("name", name);
         let stream = fields.optional("stream", flag);
         let hash = fields.list("hash", 64, text(1, 128));
+        let allow = fields.list("allow", MAX_ALLOWED, text(1, 128));
         let follow = fields.optional("follow", choice(FOLLOW));
-        Some(Self { face: face?, name: name?, stream: stream?, hash: hash?, follow: follow? })
+        Some(Self {
+            face: face?,
+            name: name?,
+            stream: stream?,
+            hash: hash?,
+            allow: allow?,
+            follow: follow?,
+        })
     }
 }
 
 impl PublicationPublic {
     pub(crate) fn new(publishing: &Publishing, publication: Publication) -> Self {
-        let Publication { face, name, stream, hash, fixed, created_at, updated_at, .. } =
+        let Publication { face, name, stream, hash, allow, fixed, created_at, updated_at, .. } =
             publication;
         let (mut url, mut command, mut unavailable) = (None, None, None);
         match publishing.place(face) {
@@ -126,6 +142,7 @@ impl PublicationPublic {
             name,
             stream,
             hash,
+            allow,
             follow: if fixed.is_some() { Follow::Version } else { Follow::Latest },
             version: fixed.map(|fixed| fixed.version),
             url,
@@ -149,6 +166,30 @@ impl FacePublic {
         };
         FACES.iter().map(face).collect()
     }
+}
+
+/// These callers as the face writes them, each once; all faults at once.
+fn callers(mount: &dyn Mount, named: Vec<String>) -> Result<Vec<String>, Problem> {
+    let mut callers = Vec::new();
+    let mut faults = Vec::new();
+    for (place, named) in named.into_iter().enumerate() {
+        match mount.caller(&named) {
+            Ok(caller) if callers.contains(&caller) => {}
+            Ok(caller) => callers.push(caller),
+            Err(why) => faults.push(Fault {
+                kind: "value_error",
+                loc: vec![
+                    Step::Name("body".to_owned()),
+                    Step::Name("allow".to_owned()),
+                    Step::Place(place),
+                ],
+                msg: format!("Value error, {why}"),
+                input: named.into(),
+                ctx: None,
+            }),
+        }
+    }
+    if faults.is_empty() { Ok(callers) } else { Err(Problem::faults(faults)) }
 }
 
 /// How a card is published. 404 if it is not.
@@ -209,10 +250,12 @@ pub(crate) async fn publish_card(
         Refused::Taken(why) => Problem::conflict("name_taken", why),
         Refused::Unfit(why) => Problem::bad_request("bad_name", why),
     })?;
+    let allow = callers(&**mount, new.allow.unwrap_or_default())?;
     let wanted = NewPublication {
         face: new.face,
         stream: new.face == Face::Etl || new.stream.unwrap_or(false),
         hash: new.hash.unwrap_or_default(),
+        allow,
         latest: new.follow == Some(Follow::Latest),
         name: new.name,
     };

@@ -38,6 +38,8 @@ pub(crate) struct Publication {
     pub(crate) stream: bool,
     /// Fields that callers hash, in order.
     pub(crate) hash: Vec<String>,
+    /// Who may call it; empty: everybody.
+    pub(crate) allow: Vec<String>,
     /// `None`: the card as it is when it is called.
     pub(crate) fixed: Option<Fixed>,
     pub(crate) created_at: Moment,
@@ -60,6 +62,7 @@ pub(crate) struct NewPublication {
     pub(crate) name: String,
     pub(crate) stream: bool,
     pub(crate) hash: Vec<String>,
+    pub(crate) allow: Vec<String>,
     /// Follow the card's later versions.
     pub(crate) latest: bool,
 }
@@ -71,6 +74,7 @@ pub(crate) struct CalledBy {
     pub(crate) name: String,
     pub(crate) stream: bool,
     pub(crate) hash: Vec<String>,
+    pub(crate) allow: Vec<String>,
 }
 
 /// A published card, and whose it is.
@@ -132,11 +136,15 @@ fn face(row: &AnyRow) -> Result<Face, sqlx::Error> {
     }
 }
 
-fn hash(row: &AnyRow) -> Result<Vec<String>, sqlx::Error> {
-    serde_json::from_str(&row.text("hash")?).map_err(|error| sqlx::Error::ColumnDecode {
-        index: "hash".to_owned(),
+fn texts(row: &AnyRow, column: &str) -> Result<Vec<String>, sqlx::Error> {
+    serde_json::from_str(&row.text(column)?).map_err(|error| sqlx::Error::ColumnDecode {
+        index: column.to_owned(),
         source: Box::new(error),
     })
+}
+
+fn list(texts: &[String]) -> String {
+    serde_json::to_string(texts).expect("texts can be written")
 }
 
 fn publication(row: &AnyRow) -> Result<Publication, sqlx::Error> {
@@ -156,7 +164,8 @@ fn publication(row: &AnyRow) -> Result<Publication, sqlx::Error> {
         face: face(row)?,
         name: row.text("name")?,
         stream: row.flag("stream")?,
-        hash: hash(row)?,
+        hash: texts(row, "hash")?,
+        allow: texts(row, "allow")?,
         fixed,
         created_at: row.moment("created_at")?,
         updated_at: row.moment("updated_at")?,
@@ -213,6 +222,7 @@ impl Store {
             name: new.name,
             stream: new.stream,
             hash: new.hash,
+            allow: new.allow,
             fixed: (!new.latest).then_some(Fixed {
                 version: card.version,
                 language,
@@ -229,7 +239,7 @@ impl Store {
         let fixed = publication.fixed.as_ref();
         sqlx::query(
             "INSERT INTO publications (card_id, face, name, stream, version, language, code, settings, created_at, \
-             updated_at, hash) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+             updated_at, hash, allow) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(card_id.to_string())
         .bind(publication.face.word())
@@ -241,7 +251,8 @@ impl Store {
         .bind(fixed.map(|fixed| cards::json(&fixed.settings)))
         .bind(publication.created_at.millis())
         .bind(publication.updated_at.millis())
-        .bind(serde_json::to_string(&publication.hash).expect("texts can be written"))
+        .bind(list(&publication.hash))
+        .bind(list(&publication.allow))
         .execute(&mut *transaction)
         .await
         .map_err(|error| {
@@ -295,7 +306,7 @@ impl Store {
     /// By what all cards are called.
     pub(crate) async fn all_called(&self) -> Result<Vec<CalledBy>, StoreError> {
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "SELECT p.face, p.name, p.stream, p.hash {CALLED} ORDER BY p.face, p.name"
+            "SELECT p.face, p.name, p.stream, p.hash, p.allow {CALLED} ORDER BY p.face, p.name"
         )))
         .fetch_all(&self.pool)
         .await?;
@@ -304,7 +315,8 @@ impl Store {
                 face: face(row)?,
                 name: row.text("name")?,
                 stream: row.flag("stream")?,
-                hash: hash(row)?,
+                hash: texts(row, "hash")?,
+                allow: texts(row, "allow")?,
             })
         })
     }

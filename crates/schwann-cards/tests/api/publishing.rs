@@ -39,6 +39,13 @@ impl Mount for Shelf {
         }
     }
 
+    fn caller(&self, named: &str) -> Result<String, String> {
+        match named.strip_prefix('5') {
+            Some(rest) => Ok(format!("5{}", rest.to_uppercase())),
+            None => Err(format!("`{named}` does not begin with 5")),
+        }
+    }
+
     fn serve(&self, cards: Vec<PublishedCard>) {
         *self.0.lock().unwrap() = cards;
     }
@@ -147,7 +154,7 @@ async fn start(card: &PublishedCard, input: &'static str) -> Result<PublishedRun
 }
 
 async fn begin(card: &PublishedCard, input: RequestBody) -> Result<PublishedRun, PublishedError> {
-    let call = PublishedCall { caller: "5Caller".to_owned(), environment: Vec::new() };
+    let call = PublishedCall { caller: "5Caller".to_owned(), ..PublishedCall::default() };
     soon(card.start(call, input)).await
 }
 
@@ -164,6 +171,7 @@ async fn a_published_card_is_run_for_its_callers_and_stands_in_its_history() {
     );
     let given = PublishedCall {
         caller: "5Caller".to_owned(),
+        proven: None,
         environment: vec![("WHO".to_owned(), "them".to_owned())],
     };
     let run = shop.shelf.card("Shout").start(given, RequestBody::from_bytes("hello ")).await;
@@ -277,6 +285,54 @@ async fn only_the_owner_publishes_and_only_where_it_is_allowed() {
     assert_eq!(refused.refusal(400), "not_code");
     // What was refused has changed nothing.
     assert_eq!(shop.shelf.names(), ["Mine"]);
+}
+
+#[tokio::test]
+async fn only_callers_that_are_named_and_proven_make_a_run() {
+    let shop = Shop::open().await;
+    let card = shop.card("cat").await;
+    let path = format!("{card}/publication");
+    let publish = async |allow: Value| {
+        let body = json!({"face": "synapse", "name": "Some", "allow": allow});
+        shop.site.put(&path, &shop.token, body).await
+    };
+    let said = publish(json!(["5ann", "5bob", "5Ann"])).await.expect(200);
+    assert_eq!(said["allow"], json!(["5ANN", "5BOB"]));
+    assert_eq!(shop.site.get(&card, &shop.token).await.expect(200)["publication"], said);
+    let mounted = shop.shelf.card("Some");
+    assert_eq!(mounted.allow(), ["5ANN", "5BOB"]);
+    let call = async |proven: Option<&str>| {
+        let proven = proven.map(str::to_owned);
+        let call = PublishedCall { caller: "5BOB".to_owned(), proven, ..PublishedCall::default() };
+        let run = soon(mounted.start(call, RequestBody::from_bytes("in"))).await?;
+        soon(run.collect()).await
+    };
+    assert_eq!(call(Some("5BOB")).await.unwrap(), "in");
+    for stranger in [None, Some("5EVE"), Some("5bob"), Some("")] {
+        let refused = call(stranger).await.unwrap_err();
+        assert!(matches!(refused, PublishedError::NotAllowed { .. }), "{stranger:?}: {refused}");
+        assert_eq!(refused.public().0, 403);
+    }
+    assert_eq!(shop.runs(&card).await["count"], 1, "a refused call is a run");
+
+    // What the list is now counts, whatever was mounted before.
+    publish(json!(["5eve"])).await.expect(200);
+    let refused = call(Some("5BOB")).await.unwrap_err();
+    assert!(matches!(refused, PublishedError::NotAllowed { .. }), "{refused}");
+    assert_eq!(call(Some("5EVE")).await.unwrap(), "in");
+    for everybody in [json!([]), Value::Null] {
+        assert_eq!(publish(everybody).await.expect(200)["allow"], json!([]));
+        assert_eq!(call(None).await.unwrap(), "in");
+    }
+
+    let bad = publish(json!(["5ann", "ann", "bob"])).await;
+    let faults = bad.expect(422);
+    assert_eq!(faults["detail"].as_array().unwrap().len(), 2, "{faults}");
+    assert_eq!(faults["detail"][0]["loc"], json!(["body", "allow", 1]));
+    assert_eq!(faults["detail"][0]["msg"], "Value error, `ann` does not begin with 5");
+    for bad in [json!("5ann"), json!([5]), json!(vec!["5ann"; 257])] {
+        publish(bad).await.expect(422);
+    }
 }
 
 #[tokio::test]

@@ -72,3 +72,46 @@ test("a card is published, called with the command that the page shows, and take
     await server.stop();
   }
 });
+
+test("a card that is published for one hotkey stays so until the list is emptied", async ({ page }) => {
+  const bob = "5FHneW46xGXgs5mUiveU4sbTyGBzmstUspZC92UhjJM694ty";
+  const server = new Server("", "up");
+  await server.start();
+  try {
+    await logIn(page, server, server.url);
+    const code = 'import sys, json; print(json.dumps({"said": "yes"}))';
+    const book = await server.book("For Bob", { code, title: "Bobs" });
+    const path = `/books/${book.id}/cards/${book.cards[0]?.id}/publication`;
+    // Fields that are hashed are not asked for by the page, which leaves them as they are.
+    await server.api("PUT", path, { face: "synapse", name: "Bobs", hash: ["text"] });
+    await page.goto(`${server.url}/books/${book.id}`);
+    const card = new CardOnPage(page, book.cards[0]?.id);
+    await card.root.getByRole("button", { name: "More" }).click();
+    await page.getByRole("menuitem", { name: "Publish" }).click();
+    const dialog = page.getByRole("dialog", { name: "Publish" });
+    const allow = dialog.getByLabel("Hotkeys that may call it");
+    const again = dialog.getByRole("button", { name: "Publish again" });
+    const kept = () => server.api<{ allow: string[]; hash: string[] }>("GET", path);
+
+    await allow.fill("5Nobody");
+    await again.click();
+    await expect(dialog.getByRole("alert")).toContainText("allow.0");
+    await expect(dialog.getByRole("alert")).toContainText("`5Nobody` is no hotkey");
+    await allow.fill(`${bob}\n`);
+    await again.click();
+    await expect.poll(async () => (await kept()).allow).toEqual([bob]);
+    await page.reload();
+    await card.root.getByRole("button", { name: "More" }).click();
+    await page.getByRole("menuitem", { name: "Publish" }).click();
+    await expect(allow).toHaveValue(bob);
+    const answered = page.waitForResponse((response) => response.request().method() === "PUT");
+    await again.click();
+    expect((await answered).status()).toBe(200);
+    expect(await kept()).toMatchObject({ allow: [bob], hash: ["text"] });
+    await allow.fill("");
+    await again.click();
+    await expect.poll(async () => (await kept()).allow).toEqual([]);
+  } finally {
+    await server.stop();
+  }
+});

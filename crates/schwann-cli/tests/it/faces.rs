@@ -226,6 +226,57 @@ fn a_published_card_is_a_synapse_for_whoever_calls() {
 }
 
 #[test]
+fn a_published_card_answers_only_the_hotkeys_that_its_owner_named() {
+    let up = Up::start();
+    let card = up.card("python", SHOUT, json!({}));
+    let publish = |face: &str, allow: Value| {
+        let body = json!({"face": face, "name": "Shout", "allow": allow});
+        up.api("PUT", &format!("{card}/publication"), body)
+    };
+    let call = |key: &str| {
+        let args = ["call", up.up.url(), "Shout", "{\"text\": \"hi\"}", "--hotkey", ALICE];
+        crate::schwann_in(Path::new("/"), &[&args[..], &["--key-uri", key]].concat(), &[])
+    };
+    let count = || up.api("GET", &format!("{card}/runs/"), Value::Null).good()["count"].clone();
+    // With another network's prefix it is the same key.
+    let bob = "14E5nqKAp3oAJcmzgZhUD2RcptBeUBScxKHgJKU4HPNcKVf3";
+    let said = publish("synapse", json!([bob, crate::BOB])).good();
+    assert_eq!(said["allow"], json!([crate::BOB]));
+    call("//Eve").bad(1, "refused with 403");
+    assert_eq!(count(), 0);
+    assert!(call("//Bob").good().contains("HI"));
+    assert_eq!(up.ended(&card)["caller"], crate::BOB);
+    publish("synapse", json!([ALICE])).good();
+    call("//Bob").bad(1, "refused with 403");
+    assert_eq!(count(), 1);
+
+    let wrong = publish("synapse", json!([crate::BOB, format!("{}x", &crate::BOB[..47])]));
+    assert_eq!(wrong.status, 422, "{wrong:?}");
+    assert!(
+        wrong.body.contains("is no hotkey: Invalid SS58 address: Invalid checksum"),
+        "{wrong:?}"
+    );
+    let wrong = publish("etl", json!([crate::BOB]));
+    assert_eq!(wrong.status, 422, "{wrong:?}");
+    assert!(wrong.body.contains("callers of a transform are not asked who they are"), "{wrong:?}");
+    publish("synapse", json!([])).good();
+    assert!(call("//Eve").good().contains("HI"));
+}
+
+#[test]
+fn a_list_of_hotkeys_means_nobody_where_none_is_proven() {
+    let up = Up::with("[axon]\nverify = \"nothing\"\n", &[]);
+    let card = up.card("python", SHOUT, json!({}));
+    up.publish(&card, "synapse", "Shout", false);
+    let call = || up.up.call("Shout", "{\"text\": \"hi\"}", &[]);
+    assert!(call().good().contains("HI"));
+    let body = json!({"face": "synapse", "name": "Shout", "allow": [crate::BOB]});
+    up.api("PUT", &format!("{card}/publication"), body).good();
+    call().bad(1, "refused with 403");
+    assert_eq!(up.api("GET", &format!("{card}/runs/"), Value::Null).good()["count"], 1);
+}
+
+#[test]
 fn names_of_the_axon_are_its_own_and_what_is_published_outlives_a_restart() {
     let up = Up::start();
     let card = up.card("python", SHOUT, json!({}));

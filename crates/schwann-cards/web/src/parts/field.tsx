@@ -15,6 +15,19 @@ export function Field({ label, ...rest }: ComponentProps<"input"> & { label: str
   );
 }
 
+/** Several lines. */
+export function Lines({ label, ...rest }: ComponentProps<"textarea"> & { label: string }) {
+  const id = useId();
+  return (
+    <div className="grid gap-1">
+      <label htmlFor={id} className="text-sm font-medium">
+        {label}
+      </label>
+      <textarea id={id} className={`${inputClass} h-auto py-1.5 font-mono`} {...rest} />
+    </div>
+  );
+}
+
 export function Choice<T extends string>({
   label,
   value,

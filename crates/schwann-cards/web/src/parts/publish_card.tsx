@@ -5,7 +5,7 @@ import { useText } from "../text/text";
 import { Button } from "./button";
 import { CopyButton } from "./copy_button";
 import { Panel } from "./dialog";
-import { Choice, Field } from "./field";
+import { Choice, Field, Lines } from "./field";
 import { Failure, Notice } from "./notice";
 
 const FACES: readonly Face[] = ["synapse", "etl"];
@@ -16,6 +16,11 @@ function nameOf(title: string): string {
     .replace(/[^A-Za-z0-9]+/g, "_")
     .replace(/^_+|_+$/g, "")
     .slice(0, 64);
+}
+
+/** What stands between spaces, commas and ends of lines. */
+function words(text: string): string[] {
+  return text.split(/[\s,]+/).filter((word) => word !== "");
 }
 
 /** The card's program behind another face: as what it is published, and how it is called. */
@@ -47,8 +52,13 @@ export function PublishCard({
   const publish = useMutation({
     mutationFn: (form: FormData) => {
       const name = String(form.get("name")).trim();
-      const stream = face === "synapse" && form.get("stream") !== null;
-      return publications.publish(card.book_id, card.id, card.version, { face, name, stream, follow });
+      const all = { face, name, follow };
+      if (face !== "synapse") return publications.publish(card.book_id, card.id, card.version, all);
+      const stream = form.get("stream") !== null;
+      const allow = words(String(form.get("allow")));
+      // What is not asked for here stays as it is.
+      const hash = now?.hash ?? [];
+      return publications.publish(card.book_id, card.id, card.version, { ...all, stream, allow, hash });
     },
     onSuccess: onChanged,
   });
@@ -118,9 +128,21 @@ export function PublishCard({
           ]}
         />
         {face === "synapse" && (
-          <label className="flex items-center gap-2 text-sm">
-            <input type="checkbox" name="stream" defaultChecked={now?.stream ?? false} /> {text.publishStream}
-          </label>
+          <>
+            <label className="flex items-center gap-2 text-sm">
+              <input type="checkbox" name="stream" defaultChecked={now?.stream ?? false} />{" "}
+              {text.publishStream}
+            </label>
+            <Lines
+              label={text.publishAllow}
+              name="allow"
+              rows={2}
+              placeholder={text.publishAllowHelp}
+              defaultValue={now?.allow.join("\n")}
+              spellCheck={false}
+              autoComplete="off"
+            />
+          </>
         )}
         <Failure error={publish.error ?? unpublish.error} />
         <div className="flex flex-wrap justify-end gap-2">

@@ -104,6 +104,8 @@ export const en = {
   publishName: "Name",
   publishNameHelp: "Letters, digits and _; for a transform also -",
   publishStream: "Pass on what it prints as it is printed",
+  publishAllow: "Hotkeys that may call it",
+  publishAllowHelp: "One on each line; without any, every hotkey may",
   publishAgain: "Publish again",
   unpublish: "Take back",
   whatIsCalled: "What is called",

@@ -105,6 +105,8 @@ export const zh: Text = {
   publishName: "名称",
   publishNameHelp: "字母、数字和 _；转换还可使用 -",
   publishStream: "边输出边转发",
+  publishAllow: "允许调用的 hotkey",
+  publishAllowHelp: "每行一个；留空则允许所有 hotkey",
   publishAgain: "重新发布",
   unpublish: "取消发布",
   whatIsCalled: "被调用的是",
