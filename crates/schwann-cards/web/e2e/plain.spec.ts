@@ -1,3 +1,7 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 import { EMAIL, PASSWORD } from "./server";
 import { CardOnPage, expect, test, watch } from "./support";
 
@@ -32,4 +36,20 @@ test("over plain HTTP, by another name than localhost, everything works", async 
   await page.keyboard.press("ControlOrMeta+a");
   await page.keyboard.press("ControlOrMeta+v");
   await expect(card.editor).toHaveText("over plain HTTP");
+});
+
+test("the page to log in is at most 120 kB, compressed", async ({ page, server }) => {
+  const asked = new Set<string>();
+  page.on("request", (request) => asked.add(new URL(request.url()).pathname));
+  await page.goto(`${server.url}/login`);
+  await expect(page.getByRole("button", { name: "Log in" })).toBeVisible();
+  await page.waitForLoadState("networkidle");
+  const files = [...asked].filter((path) => path.startsWith("/assets/"));
+  expect(files.length).toBeGreaterThan(1);
+  const dist = fileURLToPath(new URL("../dist", import.meta.url));
+  const parts = ["/index.html", ...files].map((path) =>
+    gzipSync(readFileSync(join(dist, path)), { level: 9 }),
+  );
+  const all = parts.reduce((sum, { length }) => sum + length, 0);
+  expect(all, files.join("\n")).toBeLessThanOrEqual(120_000);
 });

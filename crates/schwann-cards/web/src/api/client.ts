@@ -3,7 +3,6 @@
  *
  * Who calls is said by a cookie that scripts cannot read.
  */
-import createClient from "openapi-fetch";
 import type { components, paths } from "./schema";
 import { uniqueWord } from "./unique";
 
@@ -26,7 +25,53 @@ export const API = "/api/v1";
 /** Most that is asked for in one page of a list. */
 const PAGE = 100;
 
-const client = createClient<paths>({ credentials: "same-origin" });
+type Method = "get" | "post" | "put" | "patch" | "delete";
+/** The addresses that have this method. */
+type Path<M extends Method> = {
+  [P in keyof paths]: paths[P] extends Record<M, { responses: unknown }> ? P : never;
+}[keyof paths];
+/** What stands in the address and the headers, and what is sent, as the server's document has it. */
+type Asked<O> = (O extends { parameters: infer P } ? Omit<P, "cookie"> : object) &
+  (O extends { requestBody: { content: infer C } } ? { body: C[keyof C] } : object);
+type Given<O> = O extends { responses: { 200: { content: { "application/json": infer T } } } } ? T : never;
+/** Nothing has to be said where nothing is asked for. */
+type Said<O> = object extends Asked<O> ? [asked?: Asked<O>] : [asked: Asked<O>];
+type Operation<M extends Method, P extends Path<M>> = paths[P] extends Record<M, infer O> ? O : never;
+
+interface Parts {
+  readonly path?: Readonly<Record<string, string>>;
+  readonly query?: Readonly<Record<string, unknown>>;
+  readonly header?: Readonly<Record<string, string>>;
+  readonly body?: unknown;
+}
+
+/** One call, typed by the server's document; a refusal is thrown. */
+async function ask<M extends Method, P extends Path<M>>(
+  method: M,
+  path: P,
+  ...[asked = {} as Asked<Operation<M, P>>]: Said<Operation<M, P>>
+): Promise<Given<Operation<M, P>>> {
+  const parts = asked as Parts;
+  const filled = path.replace(/\{(\w+)\}/g, (_, name: string) =>
+    encodeURIComponent(parts.path?.[name] ?? ""),
+  );
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(parts.query ?? {})) {
+    if (value !== undefined && value !== null) query.append(name, String(value));
+  }
+  const init: RequestInit = { method: method.toUpperCase(), headers: { ...parts.header } };
+  if (parts.body !== undefined) {
+    init.headers = { ...parts.header, "content-type": "application/json" };
+    init.body = JSON.stringify(parts.body);
+  }
+  const response = await call(query.size === 0 ? filled : `${filled}?${query}`, init);
+  return response.json().catch(unreachable) as Promise<Given<Operation<M, P>>>;
+}
+
+/** No answer, or not all of it. */
+function unreachable(error: unknown): never {
+  throw new ApiError(0, "unreachable", String(error));
+}
 
 /** The server refused, or could not be reached (`status` 0). */
 export class ApiError extends Error {
@@ -46,8 +91,8 @@ interface Refusal {
   readonly code?: string;
 }
 
-async function failure(response: Response, body?: unknown): Promise<ApiError> {
-  const refusal = (body ?? (await response.json().catch(() => ({})))) as Refusal;
+async function failure(response: Response): Promise<ApiError> {
+  const refusal = (await response.json().catch(() => ({}))) as Refusal;
   const { detail } = refusal;
   const message =
     typeof detail === "string"
@@ -57,66 +102,46 @@ async function failure(response: Response, body?: unknown): Promise<ApiError> {
   return new ApiError(response.status, refusal.code ?? "", message || `${response.status}`);
 }
 
-type Answer<T> = { data?: T; error?: unknown; response: Response };
-
-/** The data of an answer; a refusal is thrown. */
-async function data<T>(asked: Promise<Answer<T>>): Promise<NonNullable<T>> {
-  const answer = await asked.catch((error: unknown) => {
-    throw new ApiError(0, "unreachable", String(error));
-  });
-  if (!answer.response.ok) throw await failure(answer.response, answer.error);
-  return answer.data as NonNullable<T>;
-}
-
-/** A call whose answer is not JSON. */
-export async function raw(path: string, init: RequestInit = {}): Promise<Response> {
-  const response = await fetch(`${API}${path}`, { credentials: "same-origin", ...init }).catch(
-    (error: unknown) => {
-      throw new ApiError(0, "unreachable", String(error));
-    },
-  );
+async function call(url: string, init: RequestInit): Promise<Response> {
+  const response = await fetch(url, { credentials: "same-origin", ...init }).catch(unreachable);
   if (!response.ok) throw await failure(response);
   return response;
 }
 
+/** A call whose answer is not JSON. */
+export function raw(path: string, init: RequestInit = {}): Promise<Response> {
+  return call(`${API}${path}`, init);
+}
+
 export const users = {
-  me: () => data(client.GET("/api/v1/users/me")),
+  me: () => ask("get", "/api/v1/users/me"),
   logIn: (username: string, password: string) =>
-    data(
-      client.POST("/api/v1/login/access-token", {
-        body: { username, password },
-        bodySerializer: (body) => new URLSearchParams(body as Record<string, string>),
-        headers: { "content-type": "application/x-www-form-urlencoded" },
-      }),
-    ),
-  logOut: () => data(client.POST("/api/v1/login/logout")),
-  signUp: (body: Schemas["UserRegister"]) => data(client.POST("/api/v1/users/signup", { body })),
-  updateMe: (body: Schemas["UserUpdateMe"]) => data(client.PATCH("/api/v1/users/me", { body })),
-  changePassword: (body: Schemas["UpdatePassword"]) =>
-    data(client.PATCH("/api/v1/users/me/password", { body })),
-  list: (skip: number) => data(client.GET("/api/v1/users/", { params: { query: { skip, limit: PAGE } } })),
-  create: (body: Schemas["UserCreate"]) => data(client.POST("/api/v1/users/", { body })),
+    raw("/login/access-token", { method: "POST", body: new URLSearchParams({ username, password }) }),
+  logOut: () => ask("post", "/api/v1/login/logout"),
+  signUp: (body: Schemas["UserRegister"]) => ask("post", "/api/v1/users/signup", { body }),
+  updateMe: (body: Schemas["UserUpdateMe"]) => ask("patch", "/api/v1/users/me", { body }),
+  changePassword: (body: Schemas["UpdatePassword"]) => ask("patch", "/api/v1/users/me/password", { body }),
+  list: (skip: number) => ask("get", "/api/v1/users/", { query: { skip, limit: PAGE } }),
+  create: (body: Schemas["UserCreate"]) => ask("post", "/api/v1/users/", { body }),
   update: (user_id: string, body: Schemas["UserUpdate"]) =>
-    data(client.PATCH("/api/v1/users/{user_id}", { params: { path: { user_id } }, body })),
-  remove: (user_id: string) =>
-    data(client.DELETE("/api/v1/users/{user_id}", { params: { path: { user_id } } })),
+    ask("patch", "/api/v1/users/{user_id}", { path: { user_id }, body }),
+  remove: (user_id: string) => ask("delete", "/api/v1/users/{user_id}", { path: { user_id } }),
 };
 
 export const tokens = {
-  list: () => data(client.GET("/api/v1/users/me/tokens/", { params: { query: { limit: PAGE } } })),
-  create: (body: Schemas["TokenCreate"]) => data(client.POST("/api/v1/users/me/tokens/", { body })),
-  remove: (id: string) => data(client.DELETE("/api/v1/users/me/tokens/{id}", { params: { path: { id } } })),
+  list: () => ask("get", "/api/v1/users/me/tokens/", { query: { limit: PAGE } }),
+  create: (body: Schemas["TokenCreate"]) => ask("post", "/api/v1/users/me/tokens/", { body }),
+  remove: (id: string) => ask("delete", "/api/v1/users/me/tokens/{id}", { path: { id } }),
 };
 
 export const books = {
   list: (q: string, skip: number) =>
-    data(client.GET("/api/v1/books/", { params: { query: { skip, limit: PAGE, ...(q ? { q } : {}) } } })),
-  get: (book_id: string) => data(client.GET("/api/v1/books/{book_id}", { params: { path: { book_id } } })),
-  create: (body: Schemas["BookCreate"]) => data(client.POST("/api/v1/books/", { body })),
+    ask("get", "/api/v1/books/", { query: { skip, limit: PAGE, ...(q ? { q } : {}) } }),
+  get: (book_id: string) => ask("get", "/api/v1/books/{book_id}", { path: { book_id } }),
+  create: (body: Schemas["BookCreate"]) => ask("post", "/api/v1/books/", { body }),
   update: (book_id: string, body: Schemas["BookUpdate"]) =>
-    data(client.PUT("/api/v1/books/{book_id}", { params: { path: { book_id } }, body })),
-  remove: (book_id: string) =>
-    data(client.DELETE("/api/v1/books/{book_id}", { params: { path: { book_id } } })),
+    ask("put", "/api/v1/books/{book_id}", { path: { book_id }, body }),
+  remove: (book_id: string) => ask("delete", "/api/v1/books/{book_id}", { path: { book_id } }),
   /** Takes a notebook, Markdown or our own JSON, told apart by the file's name. */
   async import(file: File): Promise<Book> {
     const form = new FormData();
@@ -127,15 +152,12 @@ export const books = {
 };
 
 export const shares = {
-  list: (book_id: string) =>
-    data(client.GET("/api/v1/books/{book_id}/shares/", { params: { path: { book_id } } })),
+  list: (book_id: string) => ask("get", "/api/v1/books/{book_id}/shares/", { path: { book_id } }),
   create: (book_id: string, body: Schemas["ShareCreate"]) =>
-    data(client.POST("/api/v1/books/{book_id}/shares/", { params: { path: { book_id } }, body })),
+    ask("post", "/api/v1/books/{book_id}/shares/", { path: { book_id }, body }),
   remove: (book_id: string, share_id: string) =>
-    data(
-      client.DELETE("/api/v1/books/{book_id}/shares/{share_id}", { params: { path: { book_id, share_id } } }),
-    ),
-  read: (slug: string) => data(client.GET("/api/v1/shared/{slug}", { params: { path: { slug } } })),
+    ask("delete", "/api/v1/books/{book_id}/shares/{share_id}", { path: { book_id, share_id } }),
+  read: (slug: string) => ask("get", "/api/v1/shared/{slug}", { path: { slug } }),
 };
 
 export const cards = {
@@ -144,46 +166,38 @@ export const cards = {
     const all: Card[] = [];
     for (;;) {
       const query = { skip: all.length, limit: PAGE };
-      const page = await data(
-        client.GET("/api/v1/books/{book_id}/cards/", { params: { path: { book_id }, query } }),
-      );
+      const page = await ask("get", "/api/v1/books/{book_id}/cards/", { path: { book_id }, query });
       all.push(...page.data);
       if (all.length >= page.count || page.data.length === 0) return all;
     }
   },
   get: (book_id: string, id: string) =>
-    data(client.GET("/api/v1/books/{book_id}/cards/{id}", { params: { path: { book_id, id } } })),
+    ask("get", "/api/v1/books/{book_id}/cards/{id}", { path: { book_id, id } }),
   create: (book_id: string, body: CardCreate) =>
-    data(client.POST("/api/v1/books/{book_id}/cards/", { params: { path: { book_id } }, body })),
+    ask("post", "/api/v1/books/{book_id}/cards/", { path: { book_id }, body }),
   /** Refused with 412 if the card is not the one that had this version. */
   update: (book_id: string, id: string, version: number, body: CardUpdate) =>
-    data(
-      client.PUT("/api/v1/books/{book_id}/cards/{id}", {
-        params: { path: { book_id, id }, header: { "If-Match": `"${version}"` } },
-        body,
-      }),
-    ),
+    ask("put", "/api/v1/books/{book_id}/cards/{id}", {
+      path: { book_id, id },
+      header: { "If-Match": `"${version}"` },
+      body,
+    }),
   remove: (book_id: string, id: string) =>
-    data(client.DELETE("/api/v1/books/{book_id}/cards/{id}", { params: { path: { book_id, id } } })),
+    ask("delete", "/api/v1/books/{book_id}/cards/{id}", { path: { book_id, id } }),
   reorder: (book_id: string, ids: string[]) =>
-    data(
-      client.POST("/api/v1/books/{book_id}/cards/reorder", { params: { path: { book_id } }, body: { ids } }),
-    ),
+    ask("post", "/api/v1/books/{book_id}/cards/reorder", { path: { book_id }, body: { ids } }),
 };
 
 export const publications = {
   /** Publishes the card as it is at this version; 412 if it is at another. */
   publish: (book_id: string, id: string, version: number, body: Schemas["PublicationUpdate"]) =>
-    data(
-      client.PUT("/api/v1/books/{book_id}/cards/{id}/publication", {
-        params: { path: { book_id, id }, header: { "If-Match": `"${version}"` } },
-        body,
-      }),
-    ),
+    ask("put", "/api/v1/books/{book_id}/cards/{id}/publication", {
+      path: { book_id, id },
+      header: { "If-Match": `"${version}"` },
+      body,
+    }),
   remove: (book_id: string, id: string) =>
-    data(
-      client.DELETE("/api/v1/books/{book_id}/cards/{id}/publication", { params: { path: { book_id, id } } }),
-    ),
+    ask("delete", "/api/v1/books/{book_id}/cards/{id}/publication", { path: { book_id, id } }),
 };
 
 export const runs = {
@@ -207,13 +221,12 @@ export const runs = {
     });
     return response.json() as Promise<Run>;
   },
-  get: (id: string) => data(client.GET("/api/v1/runs/{id}", { params: { path: { id } } })),
+  get: (id: string) => ask("get", "/api/v1/runs/{id}", { path: { id } }),
   ofCard: (book_id: string, id: string) =>
-    data(
-      client.GET("/api/v1/books/{book_id}/cards/{id}/runs/", {
-        params: { path: { book_id, id }, query: { limit: 20 } },
-      }),
-    ),
+    ask("get", "/api/v1/books/{book_id}/cards/{id}/runs/", {
+      path: { book_id, id },
+      query: { limit: 20 },
+    }),
   cancel: (id: string) =>
     raw(`/runs/${id}/cancel`, {
       method: "POST",
@@ -230,9 +243,9 @@ export const runs = {
 };
 
 export const site = {
-  get: () => data(client.GET("/api/v1/utils/site")),
+  get: () => ask("get", "/api/v1/utils/site"),
 };
 
 export const languages = {
-  list: () => data(client.GET("/api/v1/languages/")),
+  list: () => ask("get", "/api/v1/languages/"),
 };
