@@ -8,12 +8,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use schwann_process::{Signal, Span, TerminalSize};
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     time::Instant,
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use uuid::Uuid;
 
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
     publisher::{self, GivenUp},
     reader::Reader,
     record::{Entry, Exit, Framed, Reason, Record, read_frame},
-    remote_log::RemoteLog,
+    remote_log::{RemoteLog, ask_how_far},
     run_log::{LogError, RunLog, TailState},
     runs::{Inner, Sent, run_end},
     store::{Run, ServerRow, StoreError},
@@ -37,6 +38,9 @@ const KEPT: usize = 16;
 /// Input for programs that do not read it may wait for so many at a time; so many other questions may be under way.
 const INPUTS: usize = 64;
 const QUESTIONS: usize = 64;
+/// Longest wait for what is only said of a run beside all else, and how many runs are asked after at a time.
+const SOON: Duration = Duration::from_secs(1);
+const ASKED: usize = 16;
 /// Longest wait of a last record for the database.
 const NOTING: Duration = Duration::from_secs(2);
 /// Runs of lost servers that are ended at a time.
@@ -112,6 +116,35 @@ impl Elsewhere {
         let (log, _tail) = RemoteLog::open(&self.exchange, run.id, &run.server).await?;
         lock(&self.followed).insert(run.id, Arc::downgrade(&log));
         Ok(Reader::remote(log, after, follow, counters))
+    }
+
+    /// Ids of the last records that readers here can have of these runs, each with its server: as Redis says, and where it says
+    /// nothing, as the run's server does. What neither says soon is left out.
+    pub(crate) async fn how_far(&self, runs: Vec<(Uuid, String)>) -> HashMap<Uuid, u64> {
+        let ids: Vec<Uuid> = runs.iter().map(|(run, _)| *run).collect();
+        let heads = match tokio::time::timeout(SOON, self.exchange.live().heads_at(&ids)).await {
+            Ok(Ok(heads)) => heads,
+            Ok(Err(error)) => {
+                debug!(%error, "Redis does not say how far runs are");
+                return HashMap::new();
+            }
+            Err(_) => return HashMap::new(),
+        };
+        let mut known = HashMap::new();
+        let mut unknown = Vec::new();
+        for ((run, server), head) in runs.into_iter().zip(heads) {
+            match head {
+                Some(seq) => drop(known.insert(run, seq)),
+                // Redis has lost its data, or the run has begun just now.
+                None => unknown.push(asked(self.exchange.clone(), run, server)),
+            }
+        }
+        let mut answers = stream::iter(unknown).buffer_unordered(ASKED);
+        let deadline = Instant::now() + SOON;
+        while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, answers.next()).await {
+            known.extend(answer);
+        }
+        known
     }
 
     pub(crate) async fn cancel(
@@ -190,6 +223,12 @@ impl Elsewhere {
             kept.pop_front();
         }
     }
+}
+
+/// How far a run is, as its server says, if it does.
+async fn asked(exchange: Exchange, run: Uuid, server: String) -> Option<(Uuid, u64)> {
+    let (seq, _ended) = ask_how_far(&exchange, run, &server).await.ok()?;
+    Some((run, seq))
 }
 
 /// Counts a log that is being published.

@@ -273,6 +273,15 @@ impl Live {
         }))
     }
 
+    /// How far several logs have come, in their order; `None` if Redis has none of a run.
+    pub(crate) async fn heads_at(&self, runs: &[Uuid]) -> Result<Vec<Option<u64>>, LiveError> {
+        let mut all = redis::pipe();
+        for run in runs {
+            all.cmd("HGET").arg(self.head_key(*run)).arg("at");
+        }
+        self.ask_all(&all).await
+    }
+
     /// The blocks from the one on in which the record after `after` is, or after which it would be; at most `most`.
     ///
     /// Whether the first begins at that record or before is for the caller to see: Redis need not have all.

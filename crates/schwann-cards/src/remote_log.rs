@@ -156,8 +156,8 @@ impl RemoteLog {
     }
 }
 
-/// How far a log is, as its server says.
-async fn ask_how_far(
+/// How far a log is, as its server says, and whether it has ended.
+pub(crate) async fn ask_how_far(
     exchange: &Exchange,
     run: Uuid,
     server: &str,

@@ -1,6 +1,6 @@
 //! Cards of a book.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     Json,
@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    api::{BookPath, CardPath, Message, publications::PublicationPublic, run_shapes::last_seq},
+    api::{BookPath, CardPath, Message, publications::PublicationPublic, run_shapes::seq_number},
     app::App,
     input::{
         Complaint, Fields, Input, Json as Body, Page, Read, any_object, choice, id, integer, text,
@@ -225,7 +225,7 @@ impl App {
     /// A card as its clients see it.
     async fn public(&self, card: Card) -> Result<CardPublic, Problem> {
         let run = self.store.last_run(card.id).await?;
-        let run = run.map(|run| LastRun::new(&self.runs, run));
+        let run = last_runs(&self.runs, run.into_iter().collect()).await?.into_values().next();
         let publication = self.store.publication(card.id).await?;
         Ok(CardPublic::new(card, run).published(&self.publishing, publication))
     }
@@ -257,10 +257,21 @@ impl CardPublic {
     }
 }
 
+/// The last runs of cards, by card.
+async fn last_runs(runs: &Runs, rows: Vec<Run>) -> Result<HashMap<Uuid, LastRun>, Problem> {
+    let asked = rows.iter().map(|run| (run.id, run.server.clone(), run.status));
+    let standings = runs.standings(asked.collect()).await?;
+    let last_run = |run: Run| {
+        let known = standings.get(&run.id).and_then(|standing| standing.last_seq);
+        Some((run.card_id?, LastRun::new(run, known)))
+    };
+    Ok(rows.into_iter().filter_map(last_run).collect())
+}
+
 impl LastRun {
-    fn new(runs: &Runs, run: Run) -> Self {
+    fn new(run: Run, last_seq: Option<u64>) -> Self {
         Self {
-            last_seq: last_seq(runs, &run),
+            last_seq: last_seq.map_or(run.last_seq, seq_number),
             id: run.id,
             status: run.status,
             reason: run.reason,
@@ -316,13 +327,7 @@ pub(crate) async fn read_cards(
 
 pub(crate) async fn list(app: &App, book_id: Uuid, page: Page) -> Result<CardsPublic, Problem> {
     let (cards, count) = app.store.cards(book_id, page.skip, page.limit).await?;
-    let mut runs: std::collections::HashMap<_, _> = app
-        .store
-        .last_runs(book_id)
-        .await?
-        .into_iter()
-        .filter_map(|run| Some((run.card_id?, LastRun::new(&app.runs, run))))
-        .collect();
+    let mut runs = last_runs(&app.runs, app.store.last_runs(book_id).await?).await?;
     let mut publications = app.store.publications(book_id).await?;
     let public = cards.into_iter().map(|card| {
         let (run, publication) = (runs.remove(&card.id), publications.remove(&card.id));

@@ -40,13 +40,17 @@ pub(crate) struct RunPublic {
 /// A run, as lists have it: without its code, which may be a megabyte.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RunSummary {
+    /// The server that has it, which is nobody else's concern.
+    #[serde(skip)]
+    #[schema(ignore)]
+    server: String,
     id: Uuid,
     book_id: Option<Uuid>,
     card_id: Option<Uuid>,
     /// The same for runs that were started together.
     batch_id: Option<Uuid>,
     status: RunStatus,
-    /// How many runs have their turn before it, while it is queued.
+    /// How many runs came before it and wait for their turn on the same server, while it is queued.
     queue_position: Option<usize>,
     /// Why it ended: `exit`, `signal`, `timeout`, `cpu_limit`, `memory_limit`, `pids_limit`, `output_limit`, `folder_limit`,
     /// `cancelled`, `server_restart`, `start_failed` or `log_failed`.
@@ -63,7 +67,8 @@ pub(crate) struct RunSummary {
     stderr_bytes: i64,
     /// Whether it printed more than is kept.
     truncated: bool,
-    /// Id of its last record so far, and of the last of all once it is finished.
+    /// Id of its last record so far, and of the last of all once it is finished. Of a run that another server has: as far as that
+    /// can be found out at once, else 0.
     last_seq: i64,
     language: String,
     /// What held the program; `none` if nothing did.
@@ -410,22 +415,41 @@ impl CardRun {
     }
 }
 
-pub(super) fn public(runs: &Runs, mut run: Run) -> RunPublic {
+pub(super) async fn public(runs: &Runs, mut run: Run) -> Result<RunPublic, Problem> {
     let code = std::mem::take(&mut run.code);
-    RunPublic { summary: summary(runs, run), code }
+    let mut one = [summary(run)];
+    complete(runs, &mut one).await?;
+    let [summary] = one;
+    Ok(RunPublic { summary, code })
 }
 
-pub(super) fn summary(runs: &Runs, run: Run) -> RunSummary {
-    let last_seq = last_seq(runs, &run);
+/// Adds what the rows do not have.
+pub(super) async fn complete(runs: &Runs, summaries: &mut [RunSummary]) -> Result<(), Problem> {
+    let asked = summaries.iter().map(|run| (run.id, run.server.clone(), run.status));
+    let standings = runs.standings(asked.collect()).await?;
+    for run in summaries {
+        if let Some(standing) = standings.get(&run.id) {
+            run.queue_position = standing.position;
+            run.last_seq = standing.last_seq.map_or(run.last_seq, seq_number);
+        }
+    }
+    Ok(())
+}
+
+/// As JSON has it.
+pub(super) fn seq_number(seq: u64) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}
+
+/// What the row has; [`complete`] adds the rest.
+pub(super) fn summary(run: Run) -> RunSummary {
     let request: RunRequest = serde_json::from_value(run.request).unwrap_or_default();
     RunSummary {
         face: request.face,
         caller: request.caller,
-        last_seq,
-        queue_position: match run.status {
-            RunStatus::Queued => runs.position(run.id),
-            RunStatus::Running | RunStatus::Finished => None,
-        },
+        last_seq: run.last_seq,
+        queue_position: None,
+        server: run.server,
         id: run.id,
         book_id: run.book_id,
         card_id: run.card_id,
@@ -445,16 +469,5 @@ pub(super) fn summary(runs: &Runs, run: Run) -> RunSummary {
         truncated: run.truncated,
         language: run.language,
         sandbox: run.sandbox,
-    }
-}
-
-/// Id of a run's last record: so far, or of all.
-pub(super) fn last_seq(runs: &Runs, run: &Run) -> i64 {
-    match run.status {
-        RunStatus::Finished => run.last_seq,
-        // The row has it only at the end.
-        RunStatus::Queued | RunStatus::Running => {
-            runs.last_seq(run.id).map_or(run.last_seq, |seq| i64::try_from(seq).unwrap_or(i64::MAX))
-        }
     }
 }

@@ -155,7 +155,8 @@ pub(crate) async fn run_card(
     let (run, _repeated) = app.runs.start(wanted).await?;
     if no_stream {
         let id = run.id;
-        let mut response = (StatusCode::ACCEPTED, Json(public(&app.runs, run))).into_response();
+        let mut response =
+            (StatusCode::ACCEPTED, Json(public(&app.runs, run).await?)).into_response();
         name_run(id, &mut response);
         let applied = HeaderValue::from_static("respond-async");
         response.headers_mut().insert("preference-applied", applied);

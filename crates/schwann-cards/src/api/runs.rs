@@ -18,7 +18,7 @@ use super::{
     CardPath, IdPath, Message,
     run_shapes::{
         Eof, LanguagesPublic, RunCancel, RunPublic, RunResize, RunsPublic, SandboxPublic, Which,
-        public, summary,
+        complete, public, summary,
     },
     run_start, run_streams,
 };
@@ -74,8 +74,8 @@ pub(crate) async fn read_runs(
     signed_in: SignedIn,
     Input { query: Which { filter }, .. }: Input<(), Which>,
 ) -> Result<Json<RunsPublic>, Problem> {
-    let listed = |run| summary(&app.runs, run);
-    let (data, count) = app.store.runs(signed_in.user.id, &filter, listed).await?;
+    let (mut data, count) = app.store.runs(signed_in.user.id, &filter, summary).await?;
+    complete(&app.runs, &mut data).await?;
     Ok(Json(RunsPublic { data, count }))
 }
 
@@ -106,8 +106,8 @@ pub(crate) async fn read_runs_of_card(
         limit: page.limit,
         ..RunFilter::default()
     };
-    let listed = |run| summary(&app.runs, run);
-    let (data, count) = app.store.runs(signed_in.user.id, &filter, listed).await?;
+    let (mut data, count) = app.store.runs(signed_in.user.id, &filter, summary).await?;
+    complete(&app.runs, &mut data).await?;
     Ok(Json(RunsPublic { data, count }))
 }
 
@@ -126,7 +126,7 @@ pub(crate) async fn read_run(
     Input { path, .. }: Input<IdPath>,
 ) -> Result<Json<RunPublic>, Problem> {
     let run = visible(&app, &signed_in, path.id).await?;
-    Ok(Json(public(&app.runs, run)))
+    Ok(Json(public(&app.runs, run).await?))
 }
 
 /// Forgets a finished run and its output.
@@ -176,7 +176,7 @@ pub(crate) async fn cancel_run(
 ) -> Result<Response, Problem> {
     let run = visible(&app, &signed_in, path.id).await?;
     if run.status.is_finished() {
-        return Ok(Json(public(&app.runs, run)).into_response());
+        return Ok(Json(public(&app.runs, run).await?).into_response());
     }
     let signal = body.signal.unwrap_or(Signal::Interrupt);
     let grace = match signal {
@@ -185,7 +185,7 @@ pub(crate) async fn cancel_run(
     };
     app.runs.cancel(&run, signal, Span::from_millis(grace)).await?;
     let run = visible(&app, &signed_in, path.id).await?;
-    Ok((StatusCode::ACCEPTED, Json(public(&app.runs, run))).into_response())
+    Ok((StatusCode::ACCEPTED, Json(public(&app.runs, run).await?)).into_response())
 }
 
 /// Sends bytes to a run's standard input, and ends it with `eof=true`.

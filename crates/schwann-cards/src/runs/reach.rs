@@ -1,6 +1,9 @@
 //! How a run is reached, here or on the server that has it: read, cancelled, fed, resized, deleted.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -19,7 +22,7 @@ use crate::{
     record::{Exit, Reason},
     run_log::{LogError, TailState},
     runner,
-    store::Run,
+    store::{Run, RunStatus, StoreError},
 };
 
 /// What came of sending to a run's input.
@@ -32,9 +35,60 @@ pub(crate) enum Sent {
     NotYet,
 }
 
+/// What is known of a run that is not finished beside its row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// How many runs came before it and wait as it does, if it waits.
+    pub(crate) position: Option<usize>,
+    /// Id of its last record so far, if that can be found out.
+    pub(crate) last_seq: Option<u64>,
+}
+
 impl Runs {
+    /// How these runs stand, those that are finished left out: each by its id, its server and how it is by its row.
+    pub(crate) async fn standings(
+        &self,
+        runs: Vec<(Uuid, String, RunStatus)>,
+    ) -> Result<HashMap<Uuid, Standing>, StoreError> {
+        let mut all = HashMap::new();
+        let (mut waiting, mut running) = (HashSet::new(), Vec::new());
+        for (id, server, status) in runs {
+            let is_elsewhere = self.0.elsewhere.is_some() && server != self.0.server;
+            match status {
+                RunStatus::Finished => continue,
+                RunStatus::Queued if is_elsewhere => drop(waiting.insert(server)),
+                RunStatus::Running if is_elsewhere => running.push((id, server)),
+                RunStatus::Queued | RunStatus::Running => {
+                    let position = self.position(id).filter(|_| status == RunStatus::Queued);
+                    let last_seq = self.last_seq(id);
+                    all.insert(id, Standing { position, last_seq });
+                    continue;
+                }
+            }
+            // Before it runs it has no record.
+            let last_seq = (status == RunStatus::Queued).then_some(0);
+            all.insert(id, Standing { position: None, last_seq });
+        }
+        for server in waiting {
+            let line = self.0.store.waiting_runs(&server).await?;
+            for (position, id) in line.into_iter().enumerate() {
+                if let Some(standing) = all.get_mut(&id) {
+                    standing.position = Some(position);
+                }
+            }
+        }
+        if let Some(elsewhere) = self.0.elsewhere.as_ref().filter(|_| !running.is_empty()) {
+            for (id, seq) in elsewhere.how_far(running).await {
+                if let Some(standing) = all.get_mut(&id) {
+                    standing.last_seq = Some(seq);
+                }
+            }
+        }
+        Ok(all)
+    }
+
     /// Id of the last record that readers of this run can have by now, if it is written here.
-    pub(crate) fn last_seq(&self, run: Uuid) -> Option<u64> {
+    fn last_seq(&self, run: Uuid) -> Option<u64> {
         let state = lock(&self.0.state);
         let waiting = || state.waiting.iter().find(|waiting| waiting.run.id == run);
         let written = state.active.get(&run).map(|active| &active.log);

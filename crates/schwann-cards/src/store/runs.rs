@@ -452,6 +452,17 @@ impl Store {
         read_all(&rows, run)
     }
 
+    /// The runs that wait on a server, in the order in which they came.
+    pub(crate) async fn waiting_runs(&self, server: &str) -> Result<Vec<Uuid>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT id FROM runs WHERE status = 'queued' AND server = $1 ORDER BY queued_at, id",
+        )
+        .bind(server)
+        .fetch_all(&self.pool)
+        .await?;
+        read_all(&rows, |row| row.id("id"))
+    }
+
     /// Notes that a queued run begins. False if it is not queued any more.
     pub(crate) async fn begin_run(&self, id: Uuid, at: Moment) -> Result<bool, StoreError> {
         let done = sqlx::query(

@@ -155,6 +155,70 @@ async fn a_server_that_stops_tells_readers_elsewhere_how_its_runs_ended() {
     assert_eq!(known["last_seq"], seen.len());
 }
 
+#[tokio::test]
+async fn where_a_run_of_another_server_stands_is_told_as_where_it_is() {
+    let site = Site::start_with(|settings| {
+        settings.sandbox = Some(Sandbox::None);
+        settings.max_running = 1;
+    });
+    let mut desk = Desk::at(site.await).await;
+    let card = desk.card("echo ready; while read x; do echo line $x; done").await;
+    let run = start(&desk, 0, &card).await;
+    let mut other = follow(&desk, 1, &format!("/runs/{run}/events"), LINES).await;
+    other.until("ready").await;
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        waiting.push(start(&desk, 0, &desk.card("echo next").await).await);
+    }
+    let known = async |desk: &Desk, server: usize, path: String| {
+        ask(desk, server, Method::GET, &path, Value::Null).await.expect(200)
+    };
+    for (place, run) in waiting.iter().enumerate() {
+        for server in [0, 1] {
+            let one = known(&desk, server, format!("/runs/{run}")).await;
+            let seen = (&one["status"], &one["queue_position"], &one["last_seq"]);
+            assert_eq!(seen, (&json!("queued"), &json!(place), &json!(0)), "server {server}");
+        }
+    }
+    assert_eq!(
+        known(&desk, 0, "/runs/".to_owned()).await,
+        known(&desk, 1, "/runs/".to_owned()).await
+    );
+    // Whoever was before it is gone.
+    ask(&desk, 1, Method::POST, &format!("/runs/{}/cancel", waiting[0]), json!({})).await;
+    soon(async {
+        while known(&desk, 1, format!("/runs/{}", waiting[1])).await["queue_position"] != 0 {}
+    })
+    .await;
+
+    for n in 1..=3 {
+        assert_eq!(stdin(&desk, 0, &run, "", &format!("{n}\n")).await.status, 202);
+        other.until(&format!("line {n}")).await;
+        let shown = records(&other.text).last().unwrap()["seq"].clone();
+        for server in [0, 1] {
+            let one = known(&desk, server, format!("/runs/{run}")).await;
+            assert_eq!((&one["last_seq"], &one["queue_position"]), (&shown, &Value::Null));
+            let list = known(&desk, server, "/runs/?status=running".to_owned()).await;
+            assert_eq!(list["data"][0]["last_seq"], shown, "server {server}");
+            let card = known(&desk, server, card.clone()).await;
+            assert_eq!(card["last_run"]["last_seq"], shown, "server {server}");
+        }
+    }
+
+    // Without Redis nobody can have anything of it there, and all else is known.
+    desk.site.redis.as_mut().unwrap().kill();
+    let there = known(&desk, 0, format!("/runs/{run}")).await;
+    let here = known(&desk, 1, format!("/runs/{run}")).await;
+    assert_eq!((&here["status"], &here["last_seq"]), (&json!("running"), &json!(0)));
+    assert_eq!(known(&desk, 1, format!("/runs/{}", waiting[2])).await["queue_position"], 1);
+    // Where Redis has lost what it had, the run's server is asked.
+    desk.site.redis.as_mut().unwrap().resume_empty();
+    soon(async {
+        while known(&desk, 1, format!("/runs/{run}")).await["last_seq"] != there["last_seq"] {}
+    })
+    .await;
+}
+
 /// Redis is lost while a run goes on, with what it had or without.
 async fn redis_is_lost(empty: bool) {
     let mut desk = desk().await;
