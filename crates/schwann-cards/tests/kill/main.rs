@@ -32,6 +32,8 @@ const TESTS: &[(&str, fn())] = &[
     ("a_server_that_stood_still_for_too_long_ends_what_was_ended_in_its_place", servers::stopped),
     ("two_hundred_runs_stream_at_once", many::at_once),
     ("a_thousand_readers_that_stand_still_cost_little_and_harm_nobody", many::readers),
+    #[cfg(all(feature = "postgres", feature = "redis"))]
+    ("a_thousand_readers_elsewhere_that_stand_still_cost_as_little", many::readers_elsewhere),
     ("a_full_disk_refuses_new_runs_and_recovers_without_a_restart", disk::full),
     ("a_failing_write_ends_streams_visibly_and_recovers_without_a_restart", disk::failing),
     ("over_http_a_full_disk_is_507_and_harms_nothing", disk_over_http::full),

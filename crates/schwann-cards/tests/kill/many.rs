@@ -48,45 +48,61 @@ pub(crate) fn readers() {
     writer::runtime().block_on(async {
         let data = tempfile::tempdir().unwrap();
         let site = Site::start(data.path(), "none").await;
-        let book = site.book().await;
-        // Much more than the kernel keeps for connections.
-        let code = "n=0; while [ $n -lt 1000 ]; do n=$((n+1)); printf '%01000d\\n' $n; done; \
-                    echo ready; read x; echo end";
-        let run = site.run(&book, code).await;
-        site.until(&run, "ready").await;
-        let before = resident(site.process());
-        let mut clients: Vec<TcpStream> = Vec::new();
-        // Not all at the same moment: this is about readers, not about a rush of log-ins.
-        let mut first = [0; 12];
-        for number in 0..READERS {
-            if number >= 20 {
-                begun(&mut clients[number - 20], &mut first);
-            }
-            let mut client = TcpStream::connect(&site.address).unwrap();
-            let head = format!(
-                "GET /api/v1/runs/{run}/events HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\n\
-                 Accept: text/plain\r\nConnection: close\r\n\r\n",
-                site.token
-            );
-            client.write_all(head.as_bytes()).unwrap();
-            clients.push(client);
-        }
-        for client in &mut clients[READERS - 20..] {
-            begun(client, &mut first);
-        }
-        let each = resident(site.process()).saturating_sub(before) / READERS as u64;
-        println!("{READERS} readers that stand still: {each} bytes each");
-        assert!(each <= MOST, "{each} bytes for each reader");
-        site.ask(Method::POST, &format!("/runs/{run}/stdin?eof=true"), json!(null)).await;
-        // The run is at its end although nobody has read it.
-        assert!(site.lines(&run).await.last().unwrap().contains("\"type\":\"exit\""));
-        for client in &mut clients {
-            let mut all = Vec::new();
-            client.read_to_end(&mut all).unwrap();
-            assert!(all.len() > 1000 * 1001, "{} bytes", all.len());
-            assert!(all.ends_with(b"0\r\n\r\n"), "it was cut");
-        }
+        stand_still(&site, &site).await;
     });
+}
+
+#[cfg(all(feature = "postgres", feature = "redis"))]
+pub(crate) fn readers_elsewhere() {
+    writer::runtime().block_on(async {
+        let shared = crate::servers::Shared::new().await;
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let one = shared.server(folders[0].path()).await;
+        let two = shared.server(folders[1].path()).await;
+        stand_still(&one, &two).await;
+    });
+}
+
+/// A run on `site`, which nobody reads who asked for it `through` a server.
+async fn stand_still(site: &Site, through: &Site) {
+    let book = site.book().await;
+    // Much more than the kernel keeps for connections.
+    let code = "n=0; while [ $n -lt 1000 ]; do n=$((n+1)); printf '%01000d\\n' $n; done; \
+                echo ready; read x; echo end";
+    let run = site.run(&book, code).await;
+    through.until(&run, "ready").await;
+    let before = resident(through.process());
+    let mut clients: Vec<TcpStream> = Vec::new();
+    // Not all at the same moment: this is about readers, not about a rush of log-ins.
+    let mut first = [0; 12];
+    for number in 0..READERS {
+        if number >= 20 {
+            begun(&mut clients[number - 20], &mut first);
+        }
+        let mut client = TcpStream::connect(&through.address).unwrap();
+        let head = format!(
+            "GET /api/v1/runs/{run}/events HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\n\
+             Accept: text/plain\r\nConnection: close\r\n\r\n",
+            through.token
+        );
+        client.write_all(head.as_bytes()).unwrap();
+        clients.push(client);
+    }
+    for client in &mut clients[READERS - 20..] {
+        begun(client, &mut first);
+    }
+    let each = resident(through.process()).saturating_sub(before) / READERS as u64;
+    println!("{READERS} readers that stand still: {each} bytes each");
+    assert!(each <= MOST, "{each} bytes for each reader");
+    site.ask(Method::POST, &format!("/runs/{run}/stdin?eof=true"), json!(null)).await;
+    // The run is at its end although nobody has read it.
+    assert!(through.lines(&run).await.last().unwrap().contains("\"type\":\"exit\""));
+    for client in &mut clients {
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).unwrap();
+        assert!(all.len() > 1000 * 1001, "{} bytes", all.len());
+        assert!(all.ends_with(b"0\r\n\r\n"), "it was cut");
+    }
 }
 
 /// A client has begun to read, and takes no more then.

@@ -18,19 +18,19 @@ use crate::{
 };
 
 /// What both servers share.
-struct Shared {
+pub(crate) struct Shared {
     _postgres: Arc<Postgres>,
     redis: Redis,
     database: String,
 }
 
 impl Shared {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let (postgres, database) = Postgres::database().await;
         Self { _postgres: postgres, redis: Redis::start().await, database }
     }
 
-    async fn server(&self, data: &Path) -> Site {
+    pub(crate) async fn server(&self, data: &Path) -> Site {
         Site::start_with(data, "none", 8, &[&self.database, &self.redis.url()]).await
     }
 }
