@@ -16,13 +16,17 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// A write that took longer was not quick.
 const QUICK: Duration = Duration::from_millis(1);
-/// After one that was not, none is done in place for so long.
-const PENANCE: Duration = Duration::from_secs(1);
+/// After one that was not, none is done in place for so many times as long: slow writes hold a thread of the runtime for a
+/// fiftieth of its time at most. A disk that is well has one such write in a hundred.
+const PENANCE: u32 = 50;
+/// No longer than this.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// The one place.
 #[derive(Debug, Default)]
 pub(crate) struct InPlace {
     taken: AtomicBool,
+    /// Until when the disk counts as slow.
     slow: Mutex<Option<Instant>>,
 }
 
@@ -48,13 +52,15 @@ impl InPlace {
 
     fn is_slow(&self) -> bool {
         let slow = *self.slow.lock().unwrap_or_else(PoisonError::into_inner);
-        slow.is_some_and(|since| since.elapsed() < PENANCE)
+        slow.is_some_and(|until| Instant::now() < until)
     }
 
     /// Notes how long a write took, wherever it was done.
     pub(crate) fn note(&self, took: Duration) {
         if took > QUICK {
-            *self.slow.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            let until = Instant::now() + took.saturating_mul(PENANCE).min(LONGEST);
+            let mut slow = self.slow.lock().unwrap_or_else(PoisonError::into_inner);
+            *slow = (*slow).max(Some(until));
         }
     }
 }
@@ -90,10 +96,17 @@ mod tests {
         let place = InPlace::default();
         let two = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
         two.block_on(async {
-            place.note(Duration::from_millis(2));
+            place.note(Duration::from_micros(200));
+            assert!(place.take().is_some());
+            place.note(Duration::from_secs(3600));
             assert!(place.take().is_none());
-            // The last slow one is long ago.
-            *place.slow.lock().unwrap() = Instant::now().checked_sub(2 * PENANCE);
+            let until = place.slow.lock().unwrap().unwrap();
+            let left = until.saturating_duration_since(Instant::now());
+            assert!(left <= LONGEST && left > LONGEST / 2, "{left:?}");
+            // A quick one beside it does not end that; time does.
+            place.note(Duration::from_micros(200));
+            assert!(place.take().is_none());
+            *place.slow.lock().unwrap() = Some(Instant::now());
             assert!(place.take().is_some());
         });
     }
