@@ -3,11 +3,11 @@
 //! Each is a process of its own. It prints one JSON line when it is ready, and ends when its input does.
 
 use std::{
-    io::{self, Read as _, Write as _},
+    io::{self, Write as _},
     process::ExitCode,
 };
 
-use serde_json::Value;
+use schwann_testkit::part::{dismissed, hear, say};
 
 mod axon;
 #[path = "../../tests/support/echo.rs"]
@@ -39,32 +39,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// One line to the process that started this one.
-fn say(line: &Value) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}")?;
-    out.flush()
-}
-
-/// The next line of the process that started this one; `None` when it is gone.
-fn hear() -> Result<Option<Value>, Failure> {
-    let mut line = String::new();
-    match io::stdin().read_line(&mut line)? {
-        0 => Ok(None),
-        _ => Ok(Some(serde_json::from_str(&line)?)),
-    }
-}
-
-/// Completes when the process that started this one is gone, or wants this one gone.
-async fn dismissed() {
-    let (gone, wait) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        let _ = io::stdin().read_to_end(&mut Vec::new());
-        let _ = gone.send(());
-    });
-    let _ = wait.await;
 }
 
 /// As programs run by default: a thread per core.
