@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import fake_target as ft
 from conformance import DPL, NODE, PREFIX, RETRY, Skip, call, check, eq, need, one_of, rnd, rss_kb, settle, ws_open
@@ -430,7 +430,7 @@ def g04_64_quick_connects(e):
 
     def one(_):
         try:
-            socket.create_connection(("127.0.0.1", int(e.u("echo").rsplit(":", 1)[1])), timeout=10).close()
+            socket.create_connection(("127.0.0.1", urlsplit(e.u("echo")).port), timeout=10).close()
             return True
         except OSError:
             return False

@@ -49,6 +49,8 @@ class Conn:
     def __init__(self, url, timeout=20.0):
         u = urlsplit(url)
         self.hostport = u.netloc
+        # Below which the server's own paths are.
+        self.below = u.path.rstrip("/")
         self.sock = socket.create_connection((u.hostname, u.port), timeout=timeout)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.timeout = timeout
@@ -67,6 +69,8 @@ class Conn:
         self.sock.sendall(data)
 
     def head(self, method, target, headers=(), version="HTTP/1.1"):
+        if target.startswith("/"):
+            target = self.below + target
         lines = [f"{method} {target} {version}", f"Host: {self.hostport}"]
         lines += [f"{k}: {v}" for k, v in headers]
         self.send(("\r\n".join(lines) + "\r\n\r\n").encode("latin1"))
@@ -349,7 +353,7 @@ class WS:
 
     def recv(self):
         """-> (kind, payload); kind in text|binary|ping|pong|close|eof|reset|timeout"""
-        data, kind, frames = b"", None, 0
+        data, kind, frames = [], None, 0
         try:
             while True:
                 b0, b1 = self._exact(2)
@@ -374,8 +378,9 @@ class WS:
                 frames += 1
                 if op:
                     kind = {1: "text", 2: "binary"}.get(op, str(op))
-                data += payload
+                data.append(payload)
                 if b0 & 0x80:
+                    data = b"".join(data)
                     self.log.append((f"<{kind}", len(data), data[:200].decode("latin1")))
                     self.frames = frames
                     return kind, data

@@ -1,8 +1,8 @@
 //! The real Python SDK calls what `schwann axon` serves from a file.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
-use schwann_testkit::peer::{self, Peer};
+use schwann_testkit::peer::{self, Peer, Report};
 
 /// What `translate_client.py` has.
 const CASES: usize = 8;
@@ -130,3 +130,38 @@ how = {"face": "synapse", "name": name, "stream": stream == "true", "hash": ["te
 said = ask("PUT", f"/books/{book}/cards/{card}/publication", how, token)
 print(json.dumps({"case": name, "ok": said["unavailable"] is None and said["hash"] == ["text", "target"]}))
 "#;
+
+/// How many checks the conformance client of transforms has.
+const CHECKS: usize = 172;
+
+/// Each known difference is in `interop/etl/known.json` with its reason, and must be there.
+#[tokio::test]
+async fn a_published_card_is_a_transform_for_the_conformance_client() {
+    let interop = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../interop/etl");
+    let python = peer::interpreter("SCHWANN_PYTHON");
+    let folder = tempfile::tempdir().unwrap();
+    let card = folder.path().join("card");
+    let text = format!(
+        "#!/bin/sh\nSCHWANN_BINARY='{}' exec '{}' '{}' \"$@\"\n",
+        env!("CARGO_BIN_EXE_schwann"),
+        python.display(),
+        interop.join("card.py").display()
+    );
+    fs::write(&card, text).unwrap();
+    fs::set_permissions(&card, fs::Permissions::from_mode(0o755)).unwrap();
+    let part = |part: &'static str| {
+        let client = interop.join("run.py").display().to_string();
+        let card = card.display().to_string();
+        let args = [client, "program".into(), "--profile".into(), "card".into()];
+        let args = args.into_iter().chain(["--program".into(), card, "--part".into(), part.into()]);
+        peer::run(&python, args, Duration::from_secs(540))
+    };
+    let (first, second, third) = tokio::join!(part("1/3"), part("2/3"), part("3/3"));
+    let parts = [first, second, third];
+    let all = Report {
+        cases: parts.iter().flat_map(|part| part.cases.clone()).collect(),
+        status: parts.iter().map(|part| part.status).max_by_key(|s| !s.success()).expect("three"),
+        stderr: parts.iter().map(|part| part.stderr.as_str()).collect(),
+    };
+    all.expect_all(CHECKS);
+}

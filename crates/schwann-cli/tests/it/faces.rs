@@ -2,10 +2,10 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{BufRead as _, BufReader, Read, Write},
     net::TcpStream,
     path::Path,
-    process::Stdio,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -274,6 +274,58 @@ fn a_list_of_hotkeys_means_nobody_where_none_is_proven() {
     up.api("PUT", &format!("{card}/publication"), body).good();
     call().bad(1, "refused with 403");
     assert_eq!(up.api("GET", &format!("{card}/runs/"), Value::Null).good()["count"], 1);
+}
+
+/// A server that is started by a line for a shell, killed when dropped.
+struct Pod(Child);
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a line for a shell")]
+fn a_pod_passes_its_objects_on_to_a_card_as_the_documentation_says() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cards.md");
+    let docs = fs::read_to_string(docs).unwrap();
+    let line = docs.lines().find_map(|line| line.strip_prefix("schwann etl -- ")).unwrap();
+    let up = Up::with("[cards]\netl_listen = \"127.0.0.1:0\"\n", &[]);
+    let code = "import os, sys
+args = os.environ['ETL_ARGS']
+if args == 'before': sys.exit(1)
+for line in sys.stdin:
+    print(line.strip().upper(), args, flush=True)
+if args == 'after': sys.exit(1)
+";
+    let card = up.card("python", code, json!({}));
+    up.publish(&card, "etl", "resize", true);
+    let line = line.replace("cards:8000", &format!("127.0.0.1:{}", up.transforms()));
+    // As a shell reads it.
+    let start = format!("exec \"$0\" --json etl --listen 127.0.0.1:0 -- {line}");
+    let folder = tempfile::tempdir().unwrap();
+    let pod = Command::new("sh")
+        .args(["-c", &start, env!("CARGO_BIN_EXE_schwann")])
+        .current_dir(folder.path())
+        .env("AIS_TARGET_URL", "http://127.0.0.1:9/v1/etl/_object/etl-x/s3cr3t")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut pod = Pod(pod);
+    let mut ready = String::new();
+    BufReader::new(pod.0.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+    let port = serde_json::from_str::<Value>(&ready).unwrap()["port"].clone();
+    let put = |args: &str| ask(&port, "PUT", &format!("/b/o?etl_args={args}"), "", b"one\ntwo\n");
+    let (plain, strange) = (put("64x64"), put("a%20b%26c%3Dd"));
+    let (before, after) = (put("before"), put("after"));
+    assert_eq!((plain.status, plain.body.as_str()), (200, "ONE 64x64\nTWO 64x64\n"));
+    assert_eq!((strange.status, strange.body.as_str()), (200, "ONE a b&c=d\nTWO a b&c=d\n"));
+    assert!(plain.whole && strange.whole);
+    assert_eq!(before.status, 500, "{before:?}");
+    assert!(!(after.status == 200 && after.whole), "cut, and taken for whole: {after:?}");
 }
 
 #[test]
