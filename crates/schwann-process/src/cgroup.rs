@@ -5,6 +5,7 @@
 //! trees are mounted and may be written, which is as root.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -241,12 +242,13 @@ fn kill_all(folder: &Path) {
     if fs::write(folder.join("cgroup.kill"), "1").is_ok() {
         return;
     }
-    // Who forks meanwhile is met in the next round.
+    // Who forks meanwhile is met in the next round. Who was killed cannot any more, and takes its time to be gone.
+    let mut killed = BTreeSet::new();
     for _ in 0..100 {
         let members = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
         let mut any = false;
-        for pid in members.lines().flat_map(str::parse) {
-            if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        for pid in members.lines().flat_map(str::parse).filter_map(rustix::process::Pid::from_raw) {
+            if killed.insert(pid.as_raw_nonzero()) {
                 any |= rustix::process::kill_process(pid, rustix::process::Signal::KILL).is_ok();
             }
         }

@@ -289,21 +289,50 @@ fn condition(
 
 /// Kills whatever calls by another architecture's numbers, which the list is
 /// not about.
+///
+/// The compiler makes one long list, and the kernel goes through it for every
+/// number there is when the filter is loaded, which is at every start. So it
+/// is cut into short ones, each for its own part of the numbers.
 fn compile(
-    rules: BTreeMap<c_long, Vec<SeccompRule>>,
+    mut rules: BTreeMap<c_long, Vec<SeccompRule>>,
     errno: i32,
 ) -> Result<BpfProgram, BackendError> {
+    const LIST: usize = 8;
+    let mut lists = Vec::new();
+    while let Some(next) = rules.keys().nth(LIST).copied() {
+        let rest = rules.split_off(&next);
+        lists.push((std::mem::replace(&mut rules, rest), next));
+    }
+    let mut program = vec![line(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, NUMBER)];
+    for (rules, next) in lists {
+        let list = list(rules, errno)?;
+        // A number from there on is not in this list, which ends by itself for every other.
+        program.push(line(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, 0, 1, next as u32));
+        program.push(line(libc::BPF_JMP | libc::BPF_JA, 0, 0, list.len() as u32));
+        program.extend(list);
+    }
+    program.extend(list(rules, errno)?);
+    Ok(program)
+}
+
+/// One rule after the other. Loads what it looks at by itself.
+fn list(rules: BTreeMap<c_long, Vec<SeccompRule>>, errno: i32) -> Result<BpfProgram, BackendError> {
     let arch = std::env::consts::ARCH.try_into()?;
     let refuse = SeccompAction::Errno(errno as u32);
     SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch)?.try_into()
+}
+
+/// Where the number stands in `seccomp_data`.
+const NUMBER: u32 = 0;
+
+fn line(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
+    sock_filter { code: code as u16, jt, jf, k }
 }
 
 /// Refuses the x32 numbers of x86_64, which are the same architecture to a
 /// filter, name the same calls, and start at bit 30; and all that were not
 /// known when the lists were made.
 fn foreign_numbers() -> BpfProgram {
-    const NUMBER: u32 = 0;
-    let line = |code: u32, jt, jf, k| sock_filter { code: code as u16, jt, jf, k };
     vec![
         line(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, NUMBER),
         line(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, 0, 1, LAST as u32),
@@ -342,25 +371,129 @@ mod tests {
         }
     }
 
-    /// What the kernel would answer, for the few instructions that are used.
+    /// What a filter looks at: `struct seccomp_data`.
+    struct Call {
+        number: u32,
+        arch: u32,
+        arguments: [u64; 6],
+    }
+
+    impl Call {
+        fn word(&self, offset: u32) -> u32 {
+            match offset {
+                0 => self.number,
+                4 => self.arch,
+                16.. => {
+                    let argument = self.arguments[(offset as usize - 16) / 8];
+                    let is_upper = (offset % 8 == 4) == cfg!(target_endian = "little");
+                    (if is_upper { argument >> 32 } else { argument }) as u32
+                }
+                _ => panic!("looks at {offset}"),
+            }
+        }
+
+        /// What the kernel would answer, and after how many instructions.
+        fn answer(&self, program: &[sock_filter]) -> (u32, usize) {
+            const K: u32 = libc::BPF_K;
+            let (mut at, mut accumulator, mut steps) = (0, 0, 0);
+            loop {
+                let line = &program[at];
+                at += 1;
+                steps += 1;
+                let code = u32::from(line.code);
+                let jump = |holds| usize::from(if holds { line.jt } else { line.jf });
+                if code == libc::BPF_LD | libc::BPF_W | libc::BPF_ABS {
+                    accumulator = self.word(line.k);
+                } else if code == libc::BPF_ALU | libc::BPF_AND | K {
+                    accumulator &= line.k;
+                } else if code == libc::BPF_JMP | libc::BPF_JA {
+                    at += line.k as usize;
+                } else if code == libc::BPF_JMP | libc::BPF_JEQ | K {
+                    at += jump(accumulator == line.k);
+                } else if code == libc::BPF_JMP | libc::BPF_JGT | K {
+                    at += jump(accumulator > line.k);
+                } else if code == libc::BPF_JMP | libc::BPF_JGE | K {
+                    at += jump(accumulator >= line.k);
+                } else if code == libc::BPF_RET | K {
+                    return (line.k, steps);
+                } else {
+                    panic!("instruction {code}");
+                }
+            }
+        }
+    }
+
+    /// `AUDIT_ARCH_X86_64`, `AUDIT_ARCH_AARCH64` and `AUDIT_ARCH_RISCV64`.
+    const ARCH: u32 = if cfg!(target_arch = "x86_64") {
+        0xc000_003e
+    } else if cfg!(target_arch = "aarch64") {
+        0xc000_00b7
+    } else {
+        0xc000_00f3
+    };
+
     #[track_caller]
     fn check(number: u32, expected: u32) {
-        let program = foreign_numbers();
-        assert_eq!(u32::from(program[0].code), libc::BPF_LD | libc::BPF_W | libc::BPF_ABS);
-        assert_eq!(program[0].k, 0, "the number stands first in seccomp_data");
-        let mut at = 1;
-        let answer = loop {
-            let line = &program[at];
-            match u32::from(line.code) {
-                code if code == libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K => {
-                    let skip = if number > line.k { line.jt } else { line.jf };
-                    at += 1 + usize::from(skip);
+        let call = Call { number, arch: ARCH, arguments: [0; 6] };
+        assert_eq!(call.answer(&foreign_numbers()).0, expected, "{number}");
+    }
+
+    /// Some rules, with arguments and without, as one list and as what is loaded.
+    #[test]
+    fn short_lists_answer_as_one_long_list_does() {
+        let masked = SeccompCmpOp::MaskedEq(0xf0);
+        let rules: BTreeMap<c_long, Vec<SeccompRule>> = (0..LAST)
+            .filter(|number| number % 3 != 1 && !(200..240).contains(number))
+            .map(|number| match number % 5 {
+                0 => (number, vec![rule(0, SeccompCmpOp::Eq, 1).unwrap()]),
+                1 => (
+                    number,
+                    vec![
+                        rule(1, SeccompCmpOp::Ne, 1).unwrap(),
+                        rule(0, masked.clone(), 0x20).unwrap(),
+                    ],
+                ),
+                _ => (number, Vec::new()),
+            })
+            .collect();
+        let long = list(rules.clone(), libc::EPERM).unwrap();
+        let short = compile(rules, libc::EPERM).unwrap();
+        let numbers =
+            (0..LAST as u32 + 50).chain([0x4000_0000, 0x4000_0001, u32::MAX - 1, u32::MAX]);
+        let (mut before, mut now, mut answers) = (0, 0, std::collections::BTreeSet::new());
+        for number in numbers {
+            for arch in [ARCH, 0x4000_0003] {
+                for first in [0, 1, 0x20, 0x2f, 0x30, 1 << 40 | 1] {
+                    for second in [0, 1, 1 << 40 | 1] {
+                        let call = Call { number, arch, arguments: [first, second, 0, 0, 0, 0] };
+                        let (expected, long) = call.answer(&long);
+                        let (answer, short) = call.answer(&short);
+                        assert_eq!(answer, expected, "{number} {arch:x} {first:x} {second:x}");
+                        answers.insert(answer);
+                        (before, now) = (before + long, now + short);
+                    }
                 }
-                code if code == libc::BPF_RET | libc::BPF_K => break line.k,
-                code => panic!("instruction {code}"),
             }
-        };
-        assert_eq!(answer, expected, "{number}");
+        }
+        assert_eq!(answers.len(), 3, "allowed, refused and killed");
+        assert!(now * 3 < before, "{now} instructions in place of {before}");
+    }
+
+    #[test]
+    fn what_is_refused_is_refused_whatever_its_place_in_the_lists() {
+        let strictness = Strictness { namespaces: true, user: true, shared_memory: false };
+        let filters = filters(strictness).unwrap();
+        let refused = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+        for number in REFUSED.iter().chain(REFUSED_HERE).chain(&[libc::SYS_memfd_create]) {
+            let call = Call { number: *number as u32, arch: ARCH, arguments: [0; 6] };
+            assert_eq!(call.answer(&filters[1]).0, refused, "{number}");
+        }
+        for number in
+            [libc::SYS_read, libc::SYS_write, libc::SYS_openat, libc::SYS_execve, libc::SYS_futex]
+        {
+            let call = Call { number: number as u32, arch: ARCH, arguments: [0; 6] };
+            assert_eq!(call.answer(&filters[1]).0, libc::SECCOMP_RET_ALLOW, "{number}");
+        }
     }
 
     #[test]
