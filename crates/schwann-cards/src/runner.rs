@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -13,8 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use schwann_process::{
-    self as process, Control, Ending, Input, OutputStream, Program, ProgramSpec, Session, Span,
-    remove_run_folder,
+    self as process, Control, Ending, Input, OutputStream, Program, ProgramSpec, Sandbox, Session,
+    Span, remove_run_folder,
 };
 use tokio::time::Instant;
 use tracing::warn;
@@ -35,8 +35,6 @@ const WHILE: Duration = Duration::from_millis(2);
 pub(crate) struct Job {
     pub(crate) start: Start,
     pub(crate) spec: ProgramSpec,
-    /// Name and text of the file with the code.
-    pub(crate) file: (String, String),
     /// All of its input, after which it is closed. `None`: whatever is sent while it runs.
     pub(crate) stdin: Option<Bytes>,
     /// Set once the server stops, which is why runs are cancelled then.
@@ -73,7 +71,7 @@ pub(crate) async fn run(
     let (mut exit, truncated) = match (written, prepare(&mut job).await) {
         (Err(_), _) => (Exit::without_program(Reason::LogFailed), false),
         (Ok(()), Err(error)) => (not_started(&writer, &error).await, false),
-        (Ok(()), Ok(_open)) => within(&job, &writer, started).await,
+        (Ok(()), Ok(_opened)) => within(&job, &writer, started).await,
     };
     if exit.elapsed_ms == 0 {
         exit.elapsed_ms = began.elapsed().as_millis() as u64;
@@ -218,19 +216,15 @@ impl Drop for WorkFolder {
     }
 }
 
-/// Makes the work folder, and opens the outlet if it is to have one.
-async fn prepare(job: &mut Job) -> io::Result<(WorkFolder, Option<Opened>)> {
-    let path = job.spec.work_folder.clone();
-    let (name, text) = job.file.clone();
-    let prepared = tokio::task::spawn_blocking(move || {
-        make_folder(&path)?;
-        let folder = WorkFolder(path);
-        let file = folder.0.join(name);
-        fs::write(&file, text)?;
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
-        Ok::<_, io::Error>(folder)
-    });
-    let folder = prepared.await.map_err(io::Error::other)??;
+/// Makes the work folder, if it is to have one, and opens the outlet likewise.
+async fn prepare(job: &mut Job) -> io::Result<(Option<WorkFolder>, Option<Opened>)> {
+    let mut folder = None;
+    if job.spec.sandbox == Sandbox::None {
+        let path = job.spec.work_folder.clone();
+        let made =
+            tokio::task::spawn_blocking(move || make_folder(&path).map(|()| WorkFolder(path)));
+        folder = Some(made.await.map_err(io::Error::other)??);
+    }
     let opened = match job.outlet.take() {
         Some((outlet, path)) => Some(outlet.open(path, job.start.run_id, &mut job.spec).await?),
         None => None,

@@ -119,7 +119,7 @@ impl Runs {
             // Since the logs are ours alone, so are the work folders; their programs are gone.
             match remove_run_folder(&made) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-                _ => fs::create_dir_all(&made)?,
+                _ => fs::create_dir_all(made.join(job::EMPTY))?,
             }
             Ok::<_, LogError>((logs, server_id(&data)?))
         })

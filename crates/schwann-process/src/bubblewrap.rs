@@ -17,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bytes::Bytes;
 use rustix::{
     fs::{MemfdFlags, Mode, OFlags, fchown, memfd_create, open},
     param::page_size,
@@ -198,8 +199,9 @@ impl Bubblewrap {
             ("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
             ("/etc/hosts", "127.0.0.1 localhost sandbox\n"),
         ] {
+            // A file of the root, which nobody can write to in the end: a mount for each would take longer.
             let data = all.data(lines.as_bytes())?;
-            all.add(["--perms", "0644", "--ro-bind-data", &data, path]);
+            all.add(["--perms", "0644", "--file", &data, path]);
         }
         all.add(["--proc", "/proc", "--dev", "/dev"]);
         for path in SECRETS.iter().filter(|path| Path::new(path).exists()) {
@@ -225,7 +227,7 @@ impl Bubblewrap {
         for (path, inside) in &spec.shown {
             bind(&mut all, path, inside)?;
         }
-        bring(&mut all, &spec.work_folder)?;
+        bring(&mut all, &spec.work_folder, &spec.files)?;
         let folder = spec.start_in.as_deref().unwrap_or(Path::new(WORK));
         all.add([OsStr::new("--chdir"), folder.as_os_str()]);
         all.add(["--remount-ro", "/"]);
@@ -349,9 +351,9 @@ fn system(all: &mut Arguments) -> io::Result<()> {
 }
 
 /// Copies what the caller has put in the work folder.
-fn bring(all: &mut Arguments, folder: &Path) -> io::Result<()> {
+fn bring(all: &mut Arguments, folder: &Path, besides: &[(PathBuf, Bytes)]) -> io::Result<()> {
     let mut waiting = vec![PathBuf::new()];
-    let mut files = 0;
+    let mut files = besides.len();
     while let Some(below) = waiting.pop() {
         for entry in fs::read_dir(folder.join(&below))? {
             let entry = entry?;
@@ -382,6 +384,15 @@ fn bring(all: &mut Arguments, folder: &Path) -> io::Result<()> {
             all.add(["--perms", &format!("{mode:04o}"), "--file", &number]);
             all.add([inside.as_os_str()]);
         }
+    }
+    if files > MOST_FILES {
+        let text = format!("the work folder has more than {MOST_FILES} files");
+        return Err(io::Error::other(text));
+    }
+    for (path, bytes) in besides {
+        let number = all.data(bytes)?;
+        all.add(["--perms", "0644", "--file", &number]);
+        all.add([Path::new(WORK).join(path).as_os_str()]);
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ use crate::{
     filter::{self, Strictness},
     identity::Identity,
     launch::{Confinement, Exposed, Launch, Resource, launch},
-    program::{find, text, variables as lines},
+    program::{find, put, text, variables as lines},
     run_folder::{RunFolder, is_larger},
     terminal::Ends,
     tree::Tree,
@@ -134,7 +134,9 @@ pub(crate) async fn start(
     let join = doors.map_err(system("its cgroup cannot be opened"))?.unwrap_or_default();
     let folder = RunFolder::make().map_err(system("its folder cannot be made"))?;
     let owner = identity.as_ref().map(Identity::id);
-    copy(&spec.work_folder, folder.path(), owner).map_err(system("its folder cannot be filled"))?;
+    copy(&spec.work_folder, folder.path(), owner)
+        .and_then(|()| put(folder.path(), &spec.files, owner))
+        .map_err(system("its folder cannot be filled"))?;
     if is_larger(folder.path(), spec.limits.folder.bytes(), None) {
         let full = io::Error::from(io::ErrorKind::StorageFull);
         return Err(StartError::Folder { folder: spec.work_folder.clone(), source: full });

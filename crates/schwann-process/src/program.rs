@@ -3,12 +3,17 @@
 use std::{
     collections::BTreeMap,
     ffi::{CString, OsString},
-    io,
-    os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf},
+    fs, io,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{PermissionsExt, lchown},
+    },
+    path::{Component, Path, PathBuf},
 };
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
 
 use crate::{
     Limits, Sandbox, Sandboxes, Session, environment, landlocked,
@@ -27,9 +32,13 @@ pub struct ProgramSpec {
     /// locale and little more.
     pub environment: BTreeMap<String, String>,
     /// A folder made for this run alone. In a sandbox the program starts in a
-    /// copy of it, of limited size, and nothing is written back. With
-    /// [`Sandbox::None`] it starts in the folder itself.
+    /// copy of it, of limited size, and nothing is written back, so that
+    /// there many runs may have the same. With [`Sandbox::None`] it starts in
+    /// the folder itself.
     pub work_folder: PathBuf,
+    /// Files that it finds in its work folder besides: their paths below it,
+    /// and what is in them.
+    pub files: Vec<(PathBuf, Bytes)>,
     /// The folder it starts in, if not its work folder. In a sandbox it must
     /// be one that it may read.
     pub start_in: Option<PathBuf>,
@@ -63,6 +72,7 @@ impl ProgramSpec {
             command: command.into_iter().map(Into::into).collect(),
             environment: BTreeMap::new(),
             work_folder: work_folder.into(),
+            files: Vec::new(),
             start_in: None,
             sandbox,
             limits: Limits::default(),
@@ -120,6 +130,9 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// A file that is not to be in the work folder.
+    #[error("`{}` is not a path below the work folder", .0.display())]
+    File(PathBuf),
     /// A limit of zero would let nothing run.
     #[error("the limit `{0}` must not be zero")]
     Zero(&'static str),
@@ -206,6 +219,12 @@ fn check(spec: &ProgramSpec) -> Result<(), StartError> {
             return Err(StartError::Text(name.clone()));
         }
     }
+    for (path, _) in &spec.files {
+        let is_below = path.components().all(|part| matches!(part, Component::Normal(_)));
+        if !is_below || path.file_name().is_none() || path.as_os_str().as_bytes().contains(&0) {
+            return Err(StartError::File(path.clone()));
+        }
+    }
     let fail = |source| StartError::Folder { folder: spec.work_folder.clone(), source };
     match spec.work_folder.metadata().map_err(fail)?.is_dir() {
         true => Ok(()),
@@ -236,6 +255,13 @@ pub(crate) async fn start_plain(spec: &ProgramSpec) -> Result<Session, StartErro
 
 /// Starts it as a process of this user like any other.
 async fn plain(spec: &ProgramSpec, streams: Ends) -> Result<Tree, StartError> {
+    if !spec.files.is_empty() {
+        let (folder, files) = (spec.work_folder.clone(), spec.files.clone());
+        let put = spawn_blocking(move || put(&folder, &files, None)).await;
+        put.map_err(io::Error::other)
+            .flatten()
+            .map_err(|e| StartError::system(spec, "its work folder cannot be filled", e))?;
+    }
     let environment = environment::clean(&[], &spec.environment);
     let program = find(spec, &environment)?;
     let started = launch(Launch {
@@ -260,6 +286,24 @@ async fn plain(spec: &ProgramSpec, streams: Ends) -> Result<Tree, StartError> {
     let child = started.await.map_err(|error| StartError::launch(spec, error))?;
     Tree::plain(child, spec.work_folder.clone())
         .map_err(|error| StartError::system(spec, "it cannot be followed", error))
+}
+
+/// Puts files into its work folder, for another user if there is one.
+pub(crate) fn put(folder: &Path, files: &[(PathBuf, Bytes)], owner: Option<u32>) -> io::Result<()> {
+    for (path, bytes) in files {
+        let path = folder.join(path);
+        let above: Vec<_> = path.ancestors().skip(1).take_while(|path| *path != folder).collect();
+        for folder in above.into_iter().rev() {
+            match fs::create_dir(folder) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made.and_then(|()| lchown(folder, owner, owner))?,
+            }
+        }
+        fs::write(&path, bytes)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+        lchown(&path, owner, owner)?;
+    }
+    Ok(())
 }
 
 pub(crate) fn find(

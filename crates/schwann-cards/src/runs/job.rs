@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use schwann_process::{Limits, ProgramSpec, Span, TerminalSize};
+use schwann_process::{Limits, ProgramSpec, Sandbox, Span, TerminalSize};
 use serde::{Deserialize, Serialize};
 
 use super::{Inner, lock};
@@ -33,6 +33,9 @@ pub(crate) struct RunRequest {
     pub(crate) outlet: bool,
 }
 
+/// The work folder of all programs in sandboxes, which get copies of it.
+pub(super) const EMPTY: &str = "empty";
+
 impl Inner {
     pub(super) fn job(&self, run: &Run) -> Result<Job, Reason> {
         let language = self.languages.get(&run.language).ok_or(Reason::StartFailed)?;
@@ -44,7 +47,13 @@ impl Inner {
         let file = format!("main.{}", language.extension);
         let command = language.command_for(&file, &request.args);
         let sandbox = *self.sandbox.as_ref().map_err(|_| Reason::StartFailed)?;
-        let mut spec = ProgramSpec::new(command, self.work.join(run.id.to_string()), sandbox);
+        // In a sandbox it gets its file and nothing else, and no folder of the host.
+        let folder = match sandbox {
+            Sandbox::None => self.work.join(run.id.to_string()),
+            _ => self.work.join(EMPTY),
+        };
+        let mut spec = ProgramSpec::new(command, folder, sandbox);
+        spec.files = vec![(file.into(), run.code.clone().into())];
         spec.environment.clone_from(&language.environment);
         let outlet = match &self.outlet {
             Ok(outlet) if request.outlet => {
@@ -79,7 +88,6 @@ impl Inner {
                 sandbox: run.sandbox.clone(),
             },
             spec,
-            file: (file, run.code.clone()),
             stdin: request.stdin.map(Bytes::from),
             stopping: lock(&self.state)
                 .active

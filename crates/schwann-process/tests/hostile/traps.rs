@@ -453,6 +453,36 @@ async fn a_report_is_one_line() {
 }
 
 #[tokio::test]
+async fn files_that_are_no_files_of_the_host_are_there_and_are_its_own() {
+    for place in places().await {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("below")).unwrap();
+        std::fs::write(folder.path().join("below/data"), "brought").unwrap();
+        let script = "cat below/data below/more new/deep/file main; echo changed >main; \
+                      echo more >>new/deep/file; mkdir new/other && ls -l main | cut -c 1-10; cat main";
+        let mut spec = ProgramSpec::new(["sh", "-c", script], folder.path(), place.sandbox);
+        for (path, text) in
+            [("main", "main "), ("below/more", " more "), ("new/deep/file", "deep ")]
+        {
+            spec.files.push((path.into(), text.as_bytes().into()));
+        }
+        let mut session = soon(Program::start(spec)).await.unwrap();
+        let mut output = String::new();
+        while let Some(piece) = soon(session.output()).await {
+            output.push_str(&String::from_utf8_lossy(&piece.bytes));
+        }
+        assert_eq!(
+            output,
+            "brought more deep main -rw-r--r--\nchanged\n",
+            "{place:?}: {:?}",
+            soon(session.end()).await
+        );
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "{place:?}");
+        assert_eq!(std::fs::read_dir(folder.path().join("below")).unwrap().count(), 1, "{place:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_in_the_work_folder_is_there_and_nothing_is_written_back() {
     for place in places().await {
         let folder = tempfile::tempdir().unwrap();

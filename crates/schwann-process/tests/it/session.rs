@@ -314,6 +314,19 @@ async fn it_has_only_its_own_descriptors_and_a_clean_environment() {
 }
 
 #[tokio::test]
+async fn files_are_put_into_its_folder() {
+    let mut run = start_with(&["cat", "main", "new/deep/file"], |spec| {
+        spec.files = vec![("main".into(), "one ".into()), ("new/deep/file".into(), "two".into())];
+    })
+    .await;
+    let mut text = Vec::new();
+    while let Some(piece) = soon(run.session.output()).await {
+        text.extend_from_slice(&piece.bytes);
+    }
+    assert_eq!(text, b"one two");
+}
+
+#[tokio::test]
 async fn what_cannot_be_started_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let refused = async |command: &[&str], change: fn(&mut ProgramSpec), expected: &str| {
@@ -331,6 +344,15 @@ async fn what_cannot_be_started_says_why() {
     refused(&["true", "a\0b"], |_| {}, "cannot hold").await;
     refused(&["true"], |spec| spec.limits.wall = Span::from_millis(0), "`wall`").await;
     refused(&["true"], |spec| spec.work_folder = "/no/such".into(), "/no/such").await;
+    for path in ["/tmp/file", "../file", "below/../../file", "", ".", "a\0b"] {
+        let mut spec = ProgramSpec::new(["true"], folder.path(), Sandbox::None);
+        spec.files = vec![(path.into(), "text".into())];
+        let error = soon(Program::start(spec)).await.unwrap_err();
+        assert!(
+            matches!(&error, StartError::File(file) if file == std::path::Path::new(path)),
+            "{error:?}"
+        );
+    }
     let bad = folder.path().join("bad");
     std::fs::write(&bad, "no program").unwrap();
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
