@@ -50,7 +50,7 @@ struct Known {
     program: &'static str,
     /// What comes between program and file.
     arguments: &'static [&'static str],
-    /// Prints the version, the interpreter's path and its folder, a line each; less if it does not know.
+    /// Prints the version, the interpreter's path and its folders, a line each; less if it does not know.
     probe: &'static [&'static str],
     environment: &'static [(&'static str, &'static str)],
 }
@@ -65,7 +65,8 @@ const KNOWN: &[Known] = &[
         arguments: &["-u"],
         probe: &[
             "-c",
-            "import sys; print(sys.version.split()[0]); print(sys.executable); print(sys.base_prefix)",
+            // A virtual environment has a folder of its own besides that of the Python it is for.
+            "import sys; print(sys.version.split()[0], sys.executable, sys.prefix, sys.base_prefix, sep='\\n')",
         ],
         environment: &[
             ("PYTHONUNBUFFERED", "1"),
@@ -114,7 +115,7 @@ impl Languages {
     pub(crate) async fn find(settings: &BTreeMap<String, LanguageSettings>, folder: &Path) -> Self {
         let mut found = BTreeMap::new();
         for known in KNOWN.iter().filter(|known| !settings.contains_key(known.id)) {
-            found.insert(known.id.to_owned(), known.find(folder).await);
+            found.insert(known.id.to_owned(), known.find(known.program, folder).await);
         }
         for (id, set) in settings {
             found.insert(id.clone(), configured(id, set, folder).await);
@@ -138,8 +139,9 @@ impl Languages {
 }
 
 impl Known {
-    async fn find(&self, folder: &Path) -> Language {
-        let mut command = vec![self.program.to_owned()];
+    /// Asks an interpreter about itself.
+    async fn find(&self, program: &str, folder: &Path) -> Language {
+        let mut command = vec![program.to_owned()];
         command.extend(self.probe.iter().map(|&word| word.to_owned()));
         let said = output(command, folder).await;
         let mut language = Language {
@@ -157,10 +159,13 @@ impl Known {
         let mut lines = said.lines().filter(|line| !line.is_empty());
         language.version = lines.next().map(str::to_owned);
         // By its path, because the `PATH` of a sandbox has the system's folders only.
-        let program = lines.next().unwrap_or(self.program).to_owned();
-        let prefix = lines.next().map(PathBuf::from);
-        let own = prefix.filter(|prefix| !SYSTEM.iter().any(|folder| prefix.starts_with(folder)));
-        language.read_only.extend(own);
+        let program = lines.next().unwrap_or(program).to_owned();
+        for own in lines.map(PathBuf::from) {
+            let is_shown = SYSTEM.iter().any(|folder| own.starts_with(folder));
+            if !is_shown && !language.read_only.contains(&own) {
+                language.read_only.push(own);
+            }
+        }
         language.command.push(program);
         language.command.extend(self.arguments.iter().map(|&word| word.to_owned()));
         language.command.push("{file}".to_owned());
@@ -215,5 +220,53 @@ impl Language {
     pub(crate) fn command_for(&self, file: &str, arguments: &[String]) -> Vec<String> {
         let words = self.command.iter().map(|word| word.replace("{file}", file));
         words.chain(arguments.iter().cloned()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schwann_process::Sandboxes;
+
+    use super::*;
+
+    /// What a program prints in a sandbox.
+    async fn printed(language: &Language, code: &str, sandbox: Sandbox) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("main.py"), code).unwrap();
+        let command = language.command_for("main.py", &[]);
+        let mut spec = ProgramSpec::new(command, folder.path(), sandbox);
+        spec.read_only.clone_from(&language.read_only);
+        spec.environment.clone_from(&language.environment);
+        let mut session = Program::start(spec).await.unwrap();
+        let mut text = Vec::new();
+        while let Some(piece) = session.output().await {
+            text.extend_from_slice(&piece.bytes);
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    #[tokio::test]
+    #[expect(clippy::print_stdout, reason = "what is not tested is said")]
+    async fn a_python_of_a_virtual_environment_runs_with_what_is_installed_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("environment");
+        let make = ["python3", "-m", "venv", "--without-pip", place.to_str().unwrap()];
+        output(make.map(str::to_owned).to_vec(), folder.path()).await.unwrap();
+        let packages = "import sysconfig; print(sysconfig.get_path('purelib'))";
+        let program = place.join("bin/python3").to_str().unwrap().to_owned();
+        let ask = [&program, "-c", packages].map(str::to_owned).to_vec();
+        let packages = output(ask, folder.path()).await.unwrap();
+        std::fs::write(Path::new(packages.trim()).join("installed.py"), "WORD = 'found'").unwrap();
+
+        let python = KNOWN[0].find(&program, folder.path()).await;
+        assert!(python.available, "{:?}", python.reason);
+        assert!(python.read_only.contains(&place), "{:?}", python.read_only);
+        let code = "import installed, sys; print(installed.WORD, sys.executable)";
+        let expected = format!("found {program}\n");
+        assert_eq!(printed(&python, code, Sandbox::None).await, expected);
+        match Sandboxes::probe().await.resolve(Sandbox::Bubblewrap) {
+            Ok(sandbox) => assert_eq!(printed(&python, code, sandbox).await, expected),
+            Err(missing) => println!("NOT TESTED IN A SANDBOX, WHICH THERE IS NONE OF: {missing}"),
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Cards beside a bare pipe and what one would write in Python.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -156,6 +156,9 @@ impl Bench<'_> {
                 (Subject::Schwann, _) => {
                     let mut command = program(&binary);
                     command.arg("server").arg(&folder);
+                    // It takes the first `python3` there.
+                    let own = Path::new(&python).parent().context("a Python without a folder")?;
+                    command.env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", own.display()));
                     command
                 }
                 (Subject::Hyper, _) => {
@@ -233,13 +236,19 @@ impl Bench<'_> {
     }
 }
 
-/// The Python that programs are run with. The one on the path may be a script that looks for it.
+/// The Python that programs are run with: in an environment in which nothing is installed. What a machine's own Python imports
+/// at each start (`.pth` files of its packages can be any code) is not what is measured.
 fn interpreter() -> Result<String> {
-    let out = program("python3").args(["-c", "import sys; print(sys.executable)"]).output();
-    let out = out.context("cannot run python3, in which the programs of cards are written")?;
-    let path = String::from_utf8_lossy(&out.stdout).trim().to_owned();
-    anyhow::ensure!(out.status.success() && !path.is_empty(), "python3 does not say where it is");
-    Ok(path)
+    let folder = top().join("target/bench-python");
+    let made =
+        program("python3").args(["-m", "venv", "--clear", "--without-pip"]).arg(&folder).output();
+    let made = made.context("cannot run python3, in which the programs of cards are written")?;
+    anyhow::ensure!(
+        made.status.success(),
+        "python3 cannot make an environment: {}",
+        String::from_utf8_lossy(&made.stderr).trim()
+    );
+    Ok(folder.join("bin/python3").display().to_string())
 }
 
 /// What is to be said of a row besides its CPU time.
