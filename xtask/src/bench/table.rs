@@ -255,6 +255,7 @@ Written by `cargo xtask bench --write`; do not edit. Every number below was meas
 CPU time is user and system of the process under measurement, all threads, from its process clock. Each program is a
 process of its own on the loopback interface, driven from another process with the same bytes. Samples of the programs
 alternate; the middle column is their median, and the ratios are medians of ratios of samples taken in the same turn.
+The programs of cards are run by the Python of an environment in which nothing is installed.
 
 {table}
 ## Goals
