@@ -219,11 +219,14 @@ impl Drop for WorkFolder {
 /// Makes the work folder, if it is to have one, and opens the outlet likewise.
 async fn prepare(job: &mut Job) -> io::Result<(Option<WorkFolder>, Option<Opened>)> {
     let mut folder = None;
+    let path = job.spec.work_folder.clone();
     if job.spec.sandbox == Sandbox::None {
-        let path = job.spec.work_folder.clone();
         let made =
             tokio::task::spawn_blocking(move || make_folder(&path).map(|()| WorkFolder(path)));
         folder = Some(made.await.map_err(io::Error::other)??);
+    } else if !path.exists() {
+        // It is all runs', and made at the start. Somebody who tidied up has removed it.
+        tokio::task::spawn_blocking(move || make_folder(&path)).await.map_err(io::Error::other)??;
     }
     let opened = match job.outlet.take() {
         Some((outlet, path)) => Some(outlet.open(path, job.start.run_id, &mut job.spec).await?),

@@ -50,6 +50,12 @@ pub(crate) fn fill(folder: &Path) -> ExitCode {
         let small_disk = fs::metadata(folder).unwrap().dev()
             != fs::metadata(folder.parent().unwrap()).unwrap().dev();
 
+        // Room that is there again when this is removed. The log alone may take all the rest.
+        let reserve = folder.join("reserve");
+        if small_disk {
+            fs::write(&reserve, vec![0; 32 << 10]).unwrap();
+        }
+
         // A run that prints more than there is room for.
         let run = Uuid::new_v4();
         let writer = logs.create(run).await.unwrap();
@@ -86,6 +92,7 @@ pub(crate) fn fill(folder: &Path) -> ExitCode {
             // Its end may fit into the last page that it has, or not.
             recovered.extend(logs.tend().await.unwrap().recovered);
             fs::remove_file(&rest).unwrap();
+            fs::remove_file(&reserve).unwrap();
         }
 
         // With room again, the run gets its end, and the next one runs.
