@@ -226,7 +226,9 @@ async fn prepare(job: &mut Job) -> io::Result<(Option<WorkFolder>, Option<Opened
         folder = Some(made.await.map_err(io::Error::other)??);
     } else if !path.exists() {
         // It is all runs', and made at the start. Somebody who tidied up has removed it.
-        tokio::task::spawn_blocking(move || make_folder(&path)).await.map_err(io::Error::other)??;
+        tokio::task::spawn_blocking(move || make_folder(&path))
+            .await
+            .map_err(io::Error::other)??;
     }
     let opened = match job.outlet.take() {
         Some((outlet, path)) => Some(outlet.open(path, job.start.run_id, &mut job.spec).await?),
