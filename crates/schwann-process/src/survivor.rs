@@ -280,16 +280,21 @@ mod tests {
         shell.reap();
     }
 
+    #[track_caller]
+    fn only_the_second_was_killed([first, second]: &mut [Child; 2]) {
+        assert!(lives(first));
+        assert_eq!(second.wait().unwrap().signal(), Some(libc::SIGKILL));
+        drop(first.stdin.take());
+        first.wait().unwrap();
+    }
+
     #[test]
     fn a_group_that_was_taken_back_lives_on() {
         let mut groups = [group(), group()];
         let mut watch = watched(&groups);
         watch.remove(groups[0].id() as i32).unwrap();
         die(watch);
-        assert!(lives(&mut groups[0]));
-        assert_eq!(groups[1].wait().unwrap().signal(), Some(libc::SIGKILL));
-        drop(groups[0].stdin.take());
-        groups[0].wait().unwrap();
+        only_the_second_was_killed(&mut groups);
     }
 
     #[test]
@@ -307,10 +312,7 @@ mod tests {
         watch.survive().unwrap();
         assert_eq!(watch.groups, BTreeSet::from([kept]));
         die(watch);
-        assert!(lives(&mut groups[0]));
-        assert_eq!(groups[1].wait().unwrap().signal(), Some(libc::SIGKILL));
-        drop(groups[0].stdin.take());
-        groups[0].wait().unwrap();
+        only_the_second_was_killed(&mut groups);
     }
 
     #[test]
