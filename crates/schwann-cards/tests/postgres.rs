@@ -11,6 +11,10 @@ mod bad_input;
 mod books;
 #[path = "api/client.rs"]
 mod client;
+#[path = "api/cursors.rs"]
+mod cursors;
+#[path = "api/desk.rs"]
+mod desk;
 #[path = "api/health.rs"]
 mod health;
 #[path = "api/notebooks.rs"]
@@ -19,8 +23,12 @@ mod notebooks;
 mod ownership;
 #[path = "api/publishing.rs"]
 mod publishing;
+#[path = "api/queue.rs"]
+mod queue;
 #[path = "api/runs.rs"]
 mod runs;
+#[path = "api/sandbox.rs"]
+mod sandbox;
 
 pub(crate) const DATABASE: client::Database = match cfg!(feature = "redis") {
     true => client::Database::PostgresAndRedis,

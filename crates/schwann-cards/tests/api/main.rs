@@ -6,10 +6,14 @@ mod accounts;
 mod bad_input;
 mod books;
 mod client;
+mod cursors;
+mod desk;
 mod health;
 mod notebooks;
 mod ownership;
 mod publishing;
+mod queue;
 mod runs;
+mod sandbox;
 
 pub(crate) const DATABASE: client::Database = client::Database::Sqlite;

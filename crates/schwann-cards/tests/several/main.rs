@@ -6,8 +6,16 @@
 #[path = "../api/client.rs"]
 #[allow(dead_code, reason = "not all of it is asked for here")]
 mod client;
+#[path = "../api/cursors.rs"]
+mod cursors;
+#[path = "../api/desk.rs"]
+mod desk;
+#[path = "../api/queue.rs"]
+mod queue;
 #[path = "../api/runs.rs"]
 mod runs;
+#[path = "../api/sandbox.rs"]
+mod sandbox;
 mod shared;
 
 pub(crate) const DATABASE: client::Database = client::Database::Several;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::{Answer, Site},
-    runs::{Desk, Following, dense, joined, records, soon},
+    desk::{Desk, Following, dense, joined, records, soon},
 };
 
 const LINES: &str = "application/x-ndjson";
