@@ -5,13 +5,14 @@ use std::{
     io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::TcpStream,
     process::{Child, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use schwann_testkit::watch::{self, Watched};
 use serde_json::Value;
 
-use crate::{command, schwann, schwann_in, watched::Watched};
+use crate::{command, schwann, schwann_in};
 
 const TARGET: (&str, &str) = ("AIS_TARGET_URL", "http://127.0.0.1:9/v1/etl/_object/etl-x/s3cr3t");
 
@@ -185,14 +186,8 @@ fn an_upload_that_breaks_off_never_looks_whole_to_a_program() {
     let etl = Etl::run(&["--", "sh", "-c", &script]);
     let mut stream = etl.connect();
     stream.write_all(b"PUT /b/o HTTP/1.1\r\nhost: t\r\ncontent-length: 9\r\n\r\nhalf").unwrap();
-    let began = Instant::now();
-    let program = loop {
-        match fs::read_to_string(&begun) {
-            Ok(number) if number.ends_with('\n') => break Watched::number(&number),
-            _ => assert!(began.elapsed() < PATIENCE, "never started: {}", etl.log()),
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    };
+    let number = watch::written(&begun, PATIENCE, |number| number.ends_with('\n'));
+    let program = Watched::number(&number);
     drop(stream);
     program.ends_within(PATIENCE);
     assert!(!mark.exists(), "half an object was taken for whole");

@@ -10,9 +10,10 @@ use std::{
 };
 
 use rustix::process::Signal;
+use schwann_testkit::watch::{self, Watched};
 use serde_json::{Value, json};
 
-use crate::{ALICE, command, schwann_in, serve::Axon, watched::Watched};
+use crate::{ALICE, command, schwann_in, serve::Axon};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -56,8 +57,13 @@ fn ask(port: &Value, method: &str, path: &str, headers: &str, body: &[u8]) -> An
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(body).unwrap();
     let mut seen = Vec::new();
+    let until = Instant::now() + PATIENCE;
+    let mut piece = vec![0; 64 << 10];
     // A reset is an end as well, and what it cuts is seen below.
-    let _ = stream.read_to_end(&mut seen);
+    while let Ok(read @ 1..) = stream.read(&mut piece) {
+        seen.extend_from_slice(&piece[..read]);
+        assert!(Instant::now() < until, "no end of it: {}", String::from_utf8_lossy(&seen));
+    }
     let seen = String::from_utf8(seen).unwrap();
     let (head, rest) = seen.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{seen:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
@@ -148,29 +154,18 @@ impl Up {
         json!(url.rsplit(':').next().unwrap().parse::<u16>().unwrap())
     }
 
-    /// The newest run of a card, once it has ended.
-    fn ended(&self, card: &str) -> Value {
-        let began = Instant::now();
-        loop {
-            let runs = self.api("GET", &format!("{card}/runs/"), Value::Null).good();
-            if runs["data"][0]["status"] == "finished" {
-                return runs["data"][0].clone();
-            }
-            assert!(began.elapsed() < PATIENCE, "{runs}");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-/// Waits for a file, for as long as anything may take.
-fn await_file(path: &Path) -> String {
-    let began = Instant::now();
-    loop {
-        match fs::read_to_string(path) {
-            Ok(text) if text.ends_with('\n') => return text.trim().to_owned(),
-            _ => assert!(began.elapsed() < PATIENCE, "no {}", path.display()),
-        }
-        std::thread::sleep(Duration::from_millis(5));
+    /// The newest run of a card, and the `exit` that its log ends with, once it has ended.
+    fn ended(&self, card: &str) -> (Value, Value) {
+        let runs = self.api("GET", &format!("{card}/runs/"), Value::Null).good();
+        let run = runs["data"][0].clone();
+        let headers =
+            format!("authorization: Bearer {}\r\naccept: application/x-ndjson\r\n", self.token);
+        let path = format!("/api/v1/runs/{}/events", run["id"].as_str().unwrap());
+        let events = ask(&self.up.ready["cards"]["port"], "GET", &path, &headers, b"");
+        assert!(events.status == 200 && events.whole, "{events:?}");
+        let last: Value = serde_json::from_str(events.body.lines().last().unwrap()).unwrap();
+        assert_eq!(last["type"], "exit", "{events:?}");
+        (run, last)
     }
 }
 
@@ -201,7 +196,7 @@ fn a_published_card_is_a_synapse_for_whoever_calls() {
     let filled = up.up.call("Shout", "{\"text\": \"hi\", \"kept\": 1}", &[]).good();
     let filled: Value = serde_json::from_str(&filled).unwrap();
     assert_eq!(filled, json!({"text": "hi", "kept": 1, "said": "HI", "by": crate::BOB}));
-    let run = up.ended(&card);
+    let (run, _) = up.ended(&card);
     assert_eq!((&run["face"], &run["caller"]), (&json!("synapse"), &json!(crate::BOB)));
     assert!(run["sandbox"].as_str().unwrap().starts_with("bubblewrap"), "{run}");
     let failed = up.up.call("Shout", "{\"text\": \"fail\"}", &[]);
@@ -245,7 +240,7 @@ fn a_published_card_answers_only_the_hotkeys_that_its_owner_named() {
     call("//Eve").bad(1, "refused with 403");
     assert_eq!(count(), 0);
     assert!(call("//Bob").good().contains("HI"));
-    assert_eq!(up.ended(&card)["caller"], crate::BOB);
+    assert_eq!(up.ended(&card).0["caller"], crate::BOB);
     publish("synapse", json!([ALICE])).good();
     call("//Bob").bad(1, "refused with 403");
     assert_eq!(count(), 1);
@@ -375,7 +370,7 @@ fn a_caller_that_leaves_ends_the_card() {
     caller.stdout.take().unwrap().read_exact(&mut begun).unwrap();
     caller.kill().unwrap();
     caller.wait().unwrap();
-    assert_eq!(up.ended(&card)["reason"], "cancelled");
+    assert_eq!(up.ended(&card).1["reason"], "cancelled");
 }
 
 const TRANSFORM: &str = "import os, sys
@@ -399,7 +394,7 @@ fn a_published_card_is_a_transform_of_objects() {
     let answer = up.put("/reverse-it/bucket/a%20name?etl_args=x%3D1", "", "hello".as_bytes());
     assert_eq!((answer.status, answer.whole), (200, true));
     assert_eq!(answer.body, "olleh of bucket/a name x=1\n");
-    let run = up.ended(&card);
+    let (run, _) = up.ended(&card);
     assert_eq!((&run["face"], &run["caller"]), (&json!("etl"), &json!("etl: bucket/a name")));
     let failed = up.put("/reverse-it/b/o", "", b"first");
     assert_eq!(failed.status, 500);
@@ -500,7 +495,7 @@ fn the_sample_book_has_a_card_that_calls_the_axon() {
 #[test]
 fn a_card_that_is_cancelled_ends_its_calls() {
     let folder = tempfile::tempdir().unwrap();
-    let (pid, out) = (folder.path().join("pid"), folder.path().join("out"));
+    let pid = folder.path().join("pid");
     let script = format!("echo $$ > {}; exec sleep 600", pid.display());
     let synapse = json!(["sh", "-c", script]);
     let file = format!("[[synapse]]\nname = \"Slow\"\ncommand = {synapse}\nsandbox = \"none\"\n");
@@ -511,14 +506,14 @@ fn a_card_that_is_cancelled_ends_its_calls() {
     let headers = format!("{headers}authorization: Bearer {}\r\n", up.token);
     let port = &up.up.ready["cards"]["port"];
     let run = ask(port, "POST", &format!("/api/v1{card}/run"), &headers, b"{}").json();
-    let program = Watched::number(&await_file(&pid));
+    let number = watch::written(&pid, PATIENCE, |number| number.ends_with('\n'));
+    let program = Watched::number(&number);
     let path = format!("/runs/{}/cancel", run["id"].as_str().unwrap());
     let cancel = json!({"signal": "KILL", "grace_ms": 0});
     assert_eq!(up.api("POST", &path, cancel).status, 202);
     // The synapse's program.
     program.ends_within(PATIENCE);
-    drop(out);
-    assert_eq!(up.ended(&card)["reason"], "cancelled");
+    assert_eq!(up.ended(&card).1["reason"], "cancelled");
 }
 
 #[test]

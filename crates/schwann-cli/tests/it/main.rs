@@ -9,7 +9,6 @@ mod faces;
 mod keys;
 mod serve;
 mod settings;
-mod watched;
 mod wrong;
 
 use std::{

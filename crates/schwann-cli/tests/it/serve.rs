@@ -10,9 +10,10 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use schwann_testkit::watch::{self, Watched};
 use serde_json::{Value, json};
 
-use crate::{ALICE, BOB, Said, command, schwann_in, watched::Watched};
+use crate::{ALICE, BOB, Said, command, schwann_in};
 
 /// Longer than anything here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -58,6 +59,12 @@ impl Axon {
 
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap()
+    }
+
+    /// Waits until it has logged this.
+    #[track_caller]
+    fn logs(&self, word: &str) {
+        watch::written(&self.path("log"), PATIENCE, |log| log.contains(word));
     }
 
     pub(crate) fn call(&self, name: &str, fields: &str, rest: &[&str]) -> Said {
@@ -341,11 +348,7 @@ fn told_to_stop_it_lets_calls_end() {
         let mut out = child.stdout.take().unwrap();
         out.read_exact(&mut [0; 3]).unwrap();
         axon.signal(signal);
-        let began = Instant::now();
-        while !axon.log().contains("stopping:") {
-            assert!(began.elapsed() < PATIENCE);
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        axon.logs("stopping:");
         fs::write(axon.path("go"), "\n").unwrap();
         let mut rest = String::new();
         out.read_to_string(&mut rest).unwrap();
@@ -365,11 +368,7 @@ fn a_second_signal_does_not_wait() {
     let mut begun = [0; 6];
     child.stdout.as_mut().unwrap().read_exact(&mut begun).unwrap();
     axon.signal(Signal::INT);
-    let began = Instant::now();
-    while !axon.log().contains("stopping:") {
-        assert!(began.elapsed() < PATIENCE);
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    axon.logs("stopping:");
     axon.signal(Signal::INT);
     let (code, log) = axon.ended();
     assert!(code == Some(1) && log.contains("error: stopped at once"), "{log}");
