@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
-use schwann_testkit::peer::{self, Peer, Report};
+use schwann_testkit::peer::{self, Peer};
 
 /// What `translate_client.py` has.
 const CASES: usize = 8;
@@ -149,19 +149,10 @@ async fn a_published_card_is_a_transform_for_the_conformance_client() {
     );
     fs::write(&card, text).unwrap();
     fs::set_permissions(&card, fs::Permissions::from_mode(0o755)).unwrap();
-    let part = |part: &'static str| {
-        let client = interop.join("run.py").display().to_string();
-        let card = card.display().to_string();
-        let args = [client, "program".into(), "--profile".into(), "card".into()];
-        let args = args.into_iter().chain(["--program".into(), card, "--part".into(), part.into()]);
-        peer::run(&python, args, Duration::from_secs(540))
-    };
-    let (first, second, third) = tokio::join!(part("1/3"), part("2/3"), part("3/3"));
-    let parts = [first, second, third];
-    let all = Report {
-        cases: parts.iter().flat_map(|part| part.cases.clone()).collect(),
-        status: parts.iter().map(|part| part.status).max_by_key(|s| !s.success()).expect("three"),
-        stderr: parts.iter().map(|part| part.stderr.as_str()).collect(),
-    };
-    all.expect_all(CHECKS);
+    let (client, card) = (interop.join("run.py"), card.as_os_str());
+    let args = [client.as_os_str(), "program".as_ref(), "--profile".as_ref(), "card".as_ref()];
+    let args = args.into_iter().chain(["--program".as_ref(), card]);
+    // Most of its time it waits.
+    let report = peer::run_in_parts(python, args, 3, Duration::from_secs(540)).await;
+    report.expect_all(CHECKS);
 }

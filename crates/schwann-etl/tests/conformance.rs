@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use schwann_testkit::peer::{self, Report};
+use schwann_testkit::peer;
 
 /// How many checks there are.
 const CHECKS: usize = 172;
@@ -33,19 +33,8 @@ fn roles() -> PathBuf {
 async fn our_server_passes_every_check_of_the_conformance_client() {
     let python = peer::interpreter("SCHWANN_PYTHON");
     let roles = roles().display().to_string();
-    let part = |part: &'static str| {
-        let args = [client(), "program".into(), "--program".into(), roles.clone()];
-        let args = args.into_iter().chain(["--part".into(), part.into()]);
-        peer::run(&python, args, AT_MOST)
-    };
-    let (first, second, third) = tokio::join!(part("1/3"), part("2/3"), part("3/3"));
-    let parts = [first, second, third];
-    let all = Report {
-        cases: parts.iter().flat_map(|part| part.cases.clone()).collect(),
-        status: parts.iter().map(|part| part.status).max_by_key(|s| !s.success()).expect("three"),
-        stderr: parts.iter().map(|part| part.stderr.as_str()).collect(),
-    };
-    all.expect_all(CHECKS);
+    let args = [client(), "program".into(), "--program".into(), roles];
+    peer::run_in_parts(python, args, 3, AT_MOST).await.expect_all(CHECKS);
 }
 
 /// Known deviations are in `interop/etl/known.json`; any other fails.

@@ -6,8 +6,9 @@
 //! case, with `"ok"`, and ends. Nothing here sleeps: both are awaited.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     net::{Ipv4Addr, TcpListener},
+    panic::resume_unwind,
     path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::{
@@ -22,7 +23,7 @@ use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader, Lines},
     process::{Child, ChildStdout, Command},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 
 /// How long a program may take to say that it is ready. Importing an SDK takes
@@ -149,6 +150,13 @@ pub struct Report {
 }
 
 impl Report {
+    fn and(mut self, other: Self) -> Self {
+        self.cases.extend(other.cases);
+        self.stderr.push_str(&other.stderr);
+        let status = if self.status.success() { other.status } else { self.status };
+        Self { status, ..self }
+    }
+
     /// Checks that so many cases ran, and all were as expected.
     ///
     /// # Panics
@@ -203,6 +211,43 @@ pub async fn run<A: AsRef<OsStr>>(
             panic!("{} takes longer than {at_most:?}; {}", program.name, program.last_words())
         }
     }
+}
+
+/// Runs a program that calls so many times beside itself, for programs that mostly wait. Each is told by `--part 2/3` which
+/// cases are its own. What all of them printed is one report, which ended as the first that failed, if one did.
+///
+/// # Panics
+///
+/// If there are no parts, and as [`run`] for each.
+///
+/// # Cancel safety
+///
+/// If the future is dropped, the programs are killed.
+pub async fn run_in_parts<A: AsRef<OsStr>>(
+    path: impl AsRef<OsStr>,
+    args: impl IntoIterator<Item = A>,
+    parts: usize,
+    at_most: Duration,
+) -> Report {
+    let path = path.as_ref().to_owned();
+    let args: Vec<OsString> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+    let mut running: JoinSet<Report> = (1..=parts)
+        .map(|part| {
+            let own = ["--part".into(), format!("{part}/{parts}").into()];
+            let args: Vec<OsString> = args.iter().cloned().chain(own).collect();
+            let path = path.clone();
+            async move { run(path, args, at_most).await }
+        })
+        .collect();
+    let mut all: Option<Report> = None;
+    while let Some(ended) = running.join_next().await {
+        let part = ended.unwrap_or_else(|error| resume_unwind(error.into_panic()));
+        all = Some(match all {
+            None => part,
+            Some(all) => all.and(part),
+        });
+    }
+    all.expect("at least one part")
 }
 
 /// A running program, the leader of a process group of its own.

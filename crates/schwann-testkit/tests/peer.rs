@@ -57,6 +57,24 @@ async fn every_case_counts() {
     assert!(said.contains("0 of 1") && said.contains("late") && said.contains("oops"), "{said}");
 }
 
+#[tokio::test]
+async fn parts_make_one_report_and_one_that_fails_is_seen() {
+    let script = r#"echo "{\"case\": \"$1 $2\", \"ok\": true}""#;
+    let report = peer::run_in_parts("sh", ["-c", script, "sh"], 3, LONG).await;
+    report.expect_all(3);
+    let mut cases: Vec<_> = report.cases.iter().map(|case| case["case"].as_str()).collect();
+    cases.sort_unstable();
+    assert_eq!(cases, [Some("--part 1/3"), Some("--part 2/3"), Some("--part 3/3")]);
+
+    for failing in ["1/3", "3/3"] {
+        let script = format!("{script}; echo of $2 >&2; test $2 != {failing}");
+        let report = peer::run_in_parts("sh", ["-c", &script, "sh"], 3, LONG).await;
+        let said = panics(async move { report.expect_all(3) }).await;
+        assert!(said.contains("3 of 3") && said.contains("exit status: 1"), "{said}");
+        assert!(said.contains(&format!("of {failing}")), "{said}");
+    }
+}
+
 #[test]
 fn ports_are_not_handed_out_twice() {
     let ports: std::collections::BTreeSet<_> = (0..100).map(|_| peer::free_port()).collect();
