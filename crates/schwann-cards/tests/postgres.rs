@@ -21,10 +21,14 @@ mod health;
 mod notebooks;
 #[path = "api/ownership.rs"]
 mod ownership;
+#[path = "api/protection.rs"]
+mod protection;
 #[path = "api/publishing.rs"]
 mod publishing;
 #[path = "api/queue.rs"]
 mod queue;
+#[path = "api/runners.rs"]
+mod runners;
 #[path = "api/runs.rs"]
 mod runs;
 #[path = "api/sandbox.rs"]

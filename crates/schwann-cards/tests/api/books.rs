@@ -207,6 +207,17 @@ async fn a_link_is_read_by_anybody_until_it_ends() {
 }
 
 #[tokio::test]
+async fn a_book_has_two_hundred_shares_at_most() {
+    let site = Site::start().await;
+    let me = site.superuser().await;
+    let shares = format!("{}/shares/", site.book(&me, "A").await);
+    for _ in 0..200 {
+        site.post(&shares, &me, json!({})).await.expect(200);
+    }
+    assert_eq!(site.post(&shares, &me, json!({})).await.refusal(409), "shares_full");
+}
+
+#[tokio::test]
 async fn there_are_no_more_of_anything_than_may_be() {
     let site = Site::start_with(|settings| {
         settings.max_books_per_user = 2;

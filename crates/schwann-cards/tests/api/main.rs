@@ -11,8 +11,10 @@ mod desk;
 mod health;
 mod notebooks;
 mod ownership;
+mod protection;
 mod publishing;
 mod queue;
+mod runners;
 mod runs;
 mod sandbox;
 

@@ -91,6 +91,19 @@ async fn a_card_is_found_only_in_its_own_book() {
 }
 
 #[tokio::test]
+async fn a_link_is_ended_through_its_own_book_only() {
+    let site = Site::start().await;
+    let (ann, eve) = (site.user("ann@example.com").await, site.user("eve@example.com").await);
+    let (anns, eves) = (site.book(&ann, "A").await, site.book(&eve, "E").await);
+    let share = site.post(&format!("{anns}/shares/"), &ann, json!({})).await.expect(200);
+    // Eve's book, Ann's link.
+    let path = format!("{eves}/shares/{}", share["id"].as_str().unwrap());
+    assert_eq!(site.delete(&path, &eve).await.refusal(404), "not_found");
+    let link = format!("/shared/{}", share["slug"].as_str().unwrap());
+    site.ask(Method::GET, &link, None, None).await.expect(200);
+}
+
+#[tokio::test]
 async fn a_user_sees_no_other_user() {
     let site = Site::start().await;
     let (ann, eve) = (site.user("ann@example.com").await, site.user("eve@example.com").await);

@@ -288,6 +288,46 @@ async fn only_the_owner_publishes_and_only_where_it_is_allowed() {
 }
 
 #[tokio::test]
+async fn a_publication_is_reached_through_its_own_book_only() {
+    let shop = Shop::open().await;
+    let card = shop.card("echo mine").await;
+    shop.publish(&card, "Mine").await;
+    let eve = shop.site.user("eve@example.com").await;
+    let book = shop.site.book(&eve, "Eve's").await;
+    let path = format!("{book}/cards/{}/publication", card.rsplit('/').next().unwrap());
+    let good = json!({"face": "synapse", "name": "Eves"});
+    assert_eq!(shop.site.get(&path, &eve).await.refusal(404), "not_found");
+    assert_eq!(shop.site.put(&path, &eve, good).await.refusal(404), "not_found");
+    assert_eq!(shop.site.delete(&path, &eve).await.refusal(404), "not_found");
+    let run = start(&shop.shelf.card("Mine"), "").await.unwrap();
+    assert_eq!(soon(run.collect()).await.unwrap(), "mine\n");
+}
+
+#[tokio::test]
+async fn cards_of_an_owner_who_was_deactivated_are_not_called() {
+    let shop = Shop::open().await;
+    let ann = shop.site.user("ann@example.com").await;
+    let book = shop.site.book(&ann, "Ann's").await;
+    let card = json!({"language": "sh", "code": "echo hers"});
+    let card = shop.site.post(&format!("{book}/cards/"), &ann, card).await.expect(200);
+    let path = format!("{book}/cards/{}/publication", card["id"].as_str().unwrap());
+    let body = json!({"face": "synapse", "name": "Hers"});
+    shop.site.put(&path, &ann, body).await.expect(200);
+    let mounted = shop.shelf.card("Hers");
+    let id = shop.site.get("/users/me", &ann).await.expect(200)["id"].clone();
+    let user = format!("/users/{}", id.as_str().unwrap());
+    let set = async |active: bool| {
+        let change = json!({"is_active": active});
+        shop.site.patch(&user, &shop.token, change).await.expect(200);
+    };
+    set(false).await;
+    let refused = start(&mounted, "").await.unwrap_err();
+    assert!(matches!(refused, PublishedError::Gone(_)), "{refused}");
+    set(true).await;
+    assert_eq!(soon(start(&mounted, "").await.unwrap().collect()).await.unwrap(), "hers\n");
+}
+
+#[tokio::test]
 async fn only_callers_that_are_named_and_proven_make_a_run() {
     let shop = Shop::open().await;
     let card = shop.card("cat").await;

@@ -4,7 +4,7 @@ use http::{Method, header};
 use http_body_util::Full;
 use serde_json::{Value, json};
 
-use crate::desk::{Desk, Following, dense, joined, records};
+use crate::desk::{Desk, Following, alone, dense, joined, records};
 
 #[tokio::test]
 async fn running_a_card_saves_it_and_streams_its_output_as_it_is() {
@@ -216,4 +216,18 @@ async fn runs_of_others_are_not_there() {
     desk.ended(&id).await;
     desk.site.delete(&format!("/runs/{id}"), &desk.token).await.expect(200);
     assert_eq!(desk.site.get(&format!("/runs/{id}"), &desk.token).await.refusal(404), "not_found");
+}
+
+#[tokio::test]
+async fn nothing_is_left_on_disk_of_a_run_that_is_forgotten() {
+    let desk = Desk::at(alone().await).await;
+    let card = desk.card("echo a secret").await;
+    let run = desk.run(&card, "text/plain").await;
+    let id = run.run();
+    run.rest().await;
+    desk.ended(&id).await;
+    let log = desk.site.data().join(format!("data/runs/{id}.log"));
+    assert!(log.exists());
+    desk.site.delete(&format!("/runs/{id}"), &desk.token).await.expect(200);
+    assert!(!log.exists(), "it is there still");
 }

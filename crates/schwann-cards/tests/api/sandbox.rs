@@ -25,6 +25,28 @@ async fn too_much_output_is_cut_and_says_so() {
 }
 
 #[tokio::test]
+async fn a_request_can_ask_for_less_than_the_settings_allow_and_not_for_more() {
+    let site = Site::start_with(|settings| {
+        settings.sandbox = Some(schwann_process::Sandbox::None);
+        settings.max_output = schwann_process::ByteSize::new(1000);
+        settings.max_wall = schwann_process::Span::from_secs(2);
+    })
+    .await;
+    let desk = Desk::at(site).await;
+    let card = desk.card("head -c 5000 /dev/zero; sleep 60").await;
+    let sleeps = desk.card("sleep 60").await;
+    for (card, limits, reason, bytes) in [
+        (&card, json!({"output_bytes": 4000}), "output_limit", 1000),
+        (&card, json!({"output_bytes": 100}), "output_limit", 100),
+        (&sleeps, json!({"wall_ms": 60_000}), "timeout", 0),
+    ] {
+        let run = desk.accept(card, json!({"limits": limits})).await.expect(202);
+        let ended = desk.ended(run["id"].as_str().unwrap()).await;
+        assert_eq!((&ended["reason"], &ended["stdout_bytes"]), (&json!(reason), &json!(bytes)));
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_run_is_refused_before_it_is_saved() {
     let desk = Desk::new().await;
     let card = desk.card("echo kept").await;

@@ -12,6 +12,8 @@ mod cursors;
 mod desk;
 #[path = "../api/queue.rs"]
 mod queue;
+#[path = "../api/runners.rs"]
+mod runners;
 #[path = "../api/runs.rs"]
 mod runs;
 #[path = "../api/sandbox.rs"]
