@@ -88,6 +88,16 @@ async fn a_card_that_was_changed_meanwhile_is_not_overwritten() {
     assert_eq!(put("*", "print(4)").await.expect(200)["version"], 3);
     assert_eq!(put("\"abc\"", "print(5)").await.refusal(400), "bad_if_match");
     assert_eq!(site.get(&card, &me).await.expect(200)["code"], "print(4)");
+    let delete = |version: &'static str| {
+        let request = site
+            .request(Method::DELETE, &card)
+            .header(header::AUTHORIZATION, format!("Bearer {me}"))
+            .header(header::IF_MATCH, version);
+        site.send(request.body(Full::default()).unwrap())
+    };
+    assert_eq!(delete("\"2\"").await.refusal(412), "version");
+    delete("\"3\"").await.expect(200);
+    assert_eq!(site.get(&card, &me).await.refusal(404), "not_found");
 }
 
 #[tokio::test]
@@ -236,7 +246,10 @@ async fn there_are_no_more_of_anything_than_may_be() {
     let third = site.post(&format!("{book}/cards/"), &me, json!({})).await;
     assert_eq!(third.refusal(409), "cards_full");
     let long = json!({"code": "x".repeat(101)});
-    assert_eq!(site.put(&card, &me, long).await.refusal(413), "code_too_large");
+    assert_eq!(site.put(&card, &me, long.clone()).await.refusal(413), "code_too_large");
+    let run = format!("{card}/run");
+    assert_eq!(site.post(&run, &me, long).await.refusal(413), "code_too_large");
+    assert_eq!(site.get(&card, &me).await.expect(200)["code"], "2");
     site.user("ann@example.com").await;
     let third = json!({"email": "c@example.com", "password": PASSWORD});
     assert_eq!(site.post("/users/", &me, third).await.refusal(403), "users_full");
