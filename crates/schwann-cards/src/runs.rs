@@ -146,8 +146,7 @@ impl Runs {
             0 => (2 * cores).max(2),
             set => set as usize,
         };
-        let asked = settings.sandbox.unwrap_or(Sandbox::Auto);
-        let (sandbox, held_by) = held(asked).await;
+        let (sandbox, held_by) = held(settings).await;
         let inner = Inner {
             store,
             logs,
@@ -267,7 +266,12 @@ impl Inner {
 }
 
 /// The sandbox that programs get, and its name; found by really using it.
-async fn held(asked: Sandbox) -> (Result<Sandbox, String>, String) {
+async fn held(settings: &CardsSettings) -> (Result<Sandbox, String>, String) {
+    let asked = settings.sandbox.unwrap_or(match settings.is_private() {
+        true => Sandbox::Auto,
+        // Strangers' programs, which landlock is too weak for unless somebody says so.
+        false => Sandbox::Bubblewrap,
+    });
     if asked == Sandbox::None {
         warn!(
             "programs run without a sandbox, as the settings say: they can do what the server can"
@@ -285,7 +289,13 @@ async fn held(asked: Sandbox) -> (Result<Sandbox, String>, String) {
         }
         Err(missing) => {
             error!(%asked, missing, "no program will be run: there is no sandbox");
-            (found, asked.to_string())
+            let why = match settings.sandbox {
+                None if asked == Sandbox::Bubblewrap => format!(
+                    "{missing}; others can reach this server, so that it takes another sandbox only if `[cards] sandbox` names it"
+                ),
+                _ => missing.clone(),
+            };
+            (Err(why), asked.to_string())
         }
     }
 }

@@ -40,7 +40,8 @@ pub struct CardsSettings {
     pub signup: bool,
     /// Whether the first superuser gets a sample book. Default: true.
     pub sample_book: bool,
-    /// What holds programs. Without one: the best that this machine has, and refusal to run where it has none.
+    /// What holds programs. Without one: bubblewrap, and refusal to run where that does not work; a server that only this machine can
+    /// reach takes landlock then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<Sandbox>,
     /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed. Default: none.
@@ -187,6 +188,13 @@ impl Default for CardsSettings {
     }
 }
 
+impl CardsSettings {
+    /// Whether only this machine can reach it, as far as is known: a proxy that is not named here is not known.
+    pub(crate) fn is_private(&self) -> bool {
+        self.listen.ip().to_canonical().is_loopback() && self.trusted_proxies.is_empty()
+    }
+}
+
 /// A list; in a variable, which has no lists, with commas between.
 fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, D::Error> {
     #[derive(Deserialize)]
@@ -207,4 +215,32 @@ fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, 
         })
     };
     texts.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(listen: &str, proxies: &[&str], expected: bool) {
+        let settings = CardsSettings {
+            listen: listen.parse().unwrap(),
+            trusted_proxies: proxies.iter().map(|proxy| proxy.parse().unwrap()).collect(),
+            ..CardsSettings::default()
+        };
+        assert_eq!(settings.is_private(), expected, "{listen} {proxies:?}");
+    }
+
+    #[test]
+    fn a_server_is_private_if_only_this_machine_can_reach_it() {
+        assert!(CardsSettings::default().is_private());
+        check("127.0.0.9:0", &[], true);
+        check("[::1]:80", &[], true);
+        check("[::ffff:127.0.0.1]:80", &[], true);
+        check("0.0.0.0:80", &[], false);
+        check("[::]:80", &[], false);
+        check("192.168.0.7:80", &[], false);
+        // Whoever trusts a proxy is behind one, which others reach.
+        check("127.0.0.1:80", &["127.0.0.1"], false);
+    }
 }

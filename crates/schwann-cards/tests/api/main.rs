@@ -14,6 +14,7 @@ mod ownership;
 mod protection;
 mod publishing;
 mod queue;
+mod refusal;
 mod runners;
 mod runs;
 mod sandbox;
