@@ -63,8 +63,9 @@ impl Neighbour {
 
 impl Drop for Neighbour {
     fn drop(&mut self) {
+        // At the end of its input it takes away what it has, which a killed one would leave to the machine for good.
+        drop(self.input.take());
         // It may have ended, and a failure is told already.
-        let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
