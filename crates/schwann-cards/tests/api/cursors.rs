@@ -201,3 +201,39 @@ async fn one_stream_has_the_runs_of_a_tab_and_goes_on_where_it_was_cut() {
     let answer = desk.site.get("/events?after=x", &desk.token).await;
     assert_eq!(answer.refusal(422), "validation");
 }
+
+#[tokio::test]
+async fn a_tab_that_was_away_is_given_the_runs_that_came_and_went_meanwhile() {
+    let desk = Desk::new().await;
+    let mut tab = desk.get("/events", "text/event-stream").await;
+    let before = desk.run(&desk.card("echo before").await, "text/plain").await;
+    let seen = before.run();
+    tab.until("event: exit").await;
+    while !tab.text.ends_with("\n\n") {
+        let frame = soon(tab.body.frame()).await.unwrap().unwrap().into_data().unwrap();
+        tab.take(&frame);
+    }
+    let id = tab.text.lines().rev().find_map(|line| line.strip_prefix("id: ")).unwrap().to_owned();
+    drop(tab);
+    let meanwhile = desk.run(&desk.card("echo meanwhile").await, "text/plain").await;
+    let missed = meanwhile.run();
+    desk.ended(&missed).await;
+    for path in ["/events".to_owned(), format!("/events?after={id}")] {
+        let mut request = desk.request(Method::GET, &path, "text/event-stream");
+        if path == "/events" {
+            request = request.header("last-event-id", &id);
+        }
+        let mut tab = Following::start(&desk.site, request.body(Full::default()).unwrap()).await;
+        tab.until("event: exit").await;
+        assert!(tab.text.contains("meanwhile\\n") && tab.text.contains(&missed), "{}", tab.text);
+        assert!(!tab.text.contains("before\\n"), "{seen} is given again: {}", tab.text);
+    }
+}
+
+/// Proxies cut what is silent for long: the events of a tab without a run show that they are alive.
+#[tokio::test]
+async fn a_tab_in_which_nothing_happens_hears_that_it_is_alive() {
+    let desk = Desk::new().await;
+    let mut tab = desk.get("/events", "text/event-stream").await;
+    assert!(tab.until(":\n\n").await.starts_with("retry: "));
+}

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     client::Site,
-    desk::{Desk, Following, joined, records},
+    desk::{Desk, Following, joined, records, soon},
 };
 
 #[tokio::test]
@@ -39,6 +39,21 @@ async fn runs_wait_their_turn_and_can_be_cancelled_there() {
     assert_eq!(desk.ended(two).await["reason"], "cancelled");
     assert_eq!(desk.stdin(&running.run(), "?eof=true", "\n").await.status, 202);
     assert_eq!(desk.ended(three).await["reason"], "exit");
+}
+
+/// In a sandbox, where there is one, whose making takes longer than a request.
+#[tokio::test]
+async fn a_run_that_is_cancelled_while_it_starts_does_not_go_on() {
+    let desk = Desk::at(Site::start_alone(|_| {}).await).await;
+    let held = desk.site.get("/utils/sandbox", &desk.token).await.expect(200);
+    let desk = if held["available"] == true { desk } else { Desk::new().await };
+    let card = desk.card("echo on; sleep 600").await;
+    for _ in 0..10 {
+        let run = desk.accept(&card, json!({})).await.expect(202);
+        let id = run["id"].as_str().unwrap();
+        assert_eq!(desk.cancel(id, json!({"signal": "KILL"})).await.status, 202);
+        assert_eq!(soon(desk.ended(id)).await["reason"], "cancelled");
+    }
 }
 
 #[tokio::test]
