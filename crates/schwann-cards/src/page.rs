@@ -81,15 +81,19 @@ fn index() -> Response {
     }
     let nonce = hex::encode(random);
     let text = String::from_utf8_lossy(&file.data).replace(NONCE_PLACE, &nonce);
-    // The editor adds its style sheet by script; it knows the nonce, others do not.
-    let policy = format!(
-        "default-src 'none'; script-src 'self'; style-src 'self' 'nonce-{nonce}'; img-src 'self' data:; font-src 'self'; \
-         connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
-    );
-    let policy = HeaderValue::from_str(&policy).expect("hexadecimal digits and plain text");
+    let policy = HeaderValue::from_str(&policy(&nonce)).expect("hexadecimal digits and plain text");
     let html = HeaderValue::from_static("text/html; charset=utf-8");
     let head = [(header::CONTENT_TYPE, html), (header::CONTENT_SECURITY_POLICY, policy)];
     guarded((head, text).into_response(), "no-cache")
+}
+
+/// What the page may load, and where it may be shown (Content Security Policy, level 3).
+fn policy(nonce: &str) -> String {
+    // The editor adds its style sheet by script; it knows the nonce, others do not.
+    format!(
+        "default-src 'none'; script-src 'self'; style-src 'self' 'nonce-{nonce}'; img-src 'self' data:; font-src 'self'; \
+         connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
 }
 
 fn asset(name: &str, headers: &HeaderMap) -> Option<Response> {
@@ -226,6 +230,14 @@ mod tests {
         let policy =
             response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
         assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+            ("referrer-policy", "same-origin"),
+            ("cross-origin-opener-policy", "same-origin"),
+        ] {
+            assert_eq!(response.headers()[name], value, "{name}");
+        }
         let body = response.into_body().collect().await.unwrap().to_bytes();
         let text = String::from_utf8_lossy(&body);
         if Built::get("index.html").is_some() {
@@ -234,10 +246,29 @@ mod tests {
             let nonce =
                 policy.split("'nonce-").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
             assert!(text.contains(nonce) && nonce.len() == 32, "{policy} {text}");
+            assert_eq!(policy, super::policy(nonce));
         } else {
             assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
             assert!(text.contains("cargo xtask up"), "{text}");
         }
+    }
+
+    #[test]
+    fn the_page_loads_nothing_from_elsewhere_and_is_shown_nowhere_else() {
+        let policy = policy("0123");
+        let parts: std::collections::BTreeSet<_> = policy.split("; ").collect();
+        let expected = [
+            "base-uri 'none'",
+            "connect-src 'self'",
+            "default-src 'none'",
+            "font-src 'self'",
+            "form-action 'self'",
+            "frame-ancestors 'none'",
+            "img-src 'self' data:",
+            "script-src 'self'",
+            "style-src 'self' 'nonce-0123'",
+        ];
+        assert_eq!(parts, expected.into());
     }
 
     #[test]
