@@ -43,6 +43,74 @@ pub(crate) fn failing() {
     assert!(status.success(), "{status}");
 }
 
+/// A disk that takes what is written and fails when it is to keep it: by a filter that bubblewrap puts on a process of its own, in
+/// which `fdatasync`, or `fsync`, answers EIO. What is not on disk is neither a run that was accepted nor an end.
+pub(crate) fn unkept() {
+    let folder = tempfile::tempdir().unwrap();
+    let logs = folder.path().join("runs");
+    let lost = writer::runtime().block_on(async {
+        let logs = RunLogs::open(&logs, writer::keeping()).unwrap();
+        let run = Uuid::new_v4();
+        let writer = logs.create(run).await.unwrap();
+        let mut reader = logs.read(run, 0, true).await.unwrap();
+        writer.output(Channel::Stdout, "shown".into()).await.unwrap();
+        assert!(reader.next().await.unwrap().is_some());
+        drop(writer);
+        while let Ok(Some(entries)) = reader.next().await {
+            entries.for_each(drop);
+        }
+        logs.close();
+        run
+    });
+    let numbers = if cfg!(target_arch = "x86_64") { [75, 74] } else { [83, 82] };
+    for (name, number) in ["fdatasync", "fsync"].into_iter().zip(numbers) {
+        let filter = folder.path().join(name);
+        fs::write(&filter, answering_eio(number)).unwrap();
+        let script =
+            "exec 9<\"$2\"; exec bwrap --dev-bind / / --seccomp 9 \"$1\" --unkept \"$3\" \"$4\"";
+        let status = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(std::env::current_exe().unwrap())
+            .arg(&filter)
+            .arg(&logs)
+            .arg(name)
+            .status()
+            .unwrap();
+        assert!(status.success(), "{name}: {status}");
+        // It has its end as soon as that can be kept, and nothing else was left behind.
+        assert_eq!(logs.join(lost.to_string()).with_extension("log").exists(), name == "fsync");
+        assert_eq!(fs::read_dir(&logs).unwrap().count(), 2, "the log, and the lock");
+    }
+}
+
+/// A program of seccomp(2) that looks at a call's number, and lets all others through.
+fn answering_eio(number: u32) -> Vec<u8> {
+    const EIO: u32 = 5;
+    // Load the number; if it is this, EIO, else leave.
+    let lines =
+        [(0x20, 0, 0), (0x15, 1, number), (0x06, 0, 0x0005_0000 | EIO), (0x06, 0, 0x7fff_0000)];
+    let mut bytes = Vec::new();
+    for (code, otherwise, value) in lines {
+        bytes.extend_from_slice(&u16::to_ne_bytes(code));
+        bytes.extend_from_slice(&[0, otherwise]);
+        bytes.extend_from_slice(&u32::to_ne_bytes(value));
+    }
+    bytes
+}
+
+/// Makes a log, and ends one that was lost, where that cannot be kept.
+pub(crate) fn keep_nothing(folder: &Path, failing: &str) -> ExitCode {
+    writer::runtime().block_on(async {
+        let logs = RunLogs::open(folder, writer::keeping()).unwrap();
+        let error = logs.create(Uuid::new_v4()).await.expect_err("it was accepted");
+        assert!(matches!(error, LogError::Disk(_)), "{error:?}");
+        // The name of a log that has its end need not be on disk: it is found by either.
+        let recovered = logs.tend().await.unwrap().recovered;
+        assert_eq!(recovered.len(), usize::from(failing == "fsync"), "{recovered:?}");
+    });
+    ExitCode::SUCCESS
+}
+
 /// Writes a run until that fails, and then goes on with the next.
 pub(crate) fn fill(folder: &Path) -> ExitCode {
     writer::runtime().block_on(async {

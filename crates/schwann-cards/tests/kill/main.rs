@@ -36,6 +36,7 @@ const TESTS: &[(&str, fn())] = &[
     ("a_thousand_readers_elsewhere_that_stand_still_cost_as_little", many::readers_elsewhere),
     ("a_full_disk_refuses_new_runs_and_recovers_without_a_restart", disk::full),
     ("a_failing_write_ends_streams_visibly_and_recovers_without_a_restart", disk::failing),
+    ("what_the_disk_does_not_keep_is_neither_accepted_nor_ended", disk::unkept),
     ("over_http_a_full_disk_is_507_and_harms_nothing", disk_over_http::full),
     ("over_http_a_failing_disk_is_503_and_harms_nothing", disk_over_http::failing),
 ];
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
                 arguments.get(4).map(|database| (&**database, &*arguments[5])),
             );
         }
+        Some("--unkept") => return disk::keep_nothing(arguments[1].as_ref(), &arguments[2]),
         Some("--fill") => return disk::fill(arguments[1].as_ref()),
         _ => {}
     }
