@@ -2,7 +2,7 @@
 
 use schwann_process::{ByteSize, Command, CommandSpec, Job, RunError, Sandbox, Span};
 
-use crate::{MIB, places, soon};
+use crate::{MIB, PATIENCE, none_is_left, places, soon};
 
 async fn sandboxes() -> Vec<Sandbox> {
     let mut all: Vec<_> = places().await.into_iter().map(|place| place.sandbox).collect();
@@ -97,11 +97,6 @@ async fn dropping_it_leaves_nobody() {
         let mut running = soon(command.stream(Job::default())).await.unwrap();
         soon(running.chunk()).await.unwrap().unwrap();
         drop(running);
-        soon(async {
-            while crate::traps::is_left(&format!("done\0{word}")) {
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-            }
-        })
-        .await;
+        none_is_left(PATIENCE, format!("done\0{word}")).await;
     }
 }

@@ -1,10 +1,11 @@
 //! More than its share, by ways that are easily forgotten.
 
-use std::{path::Path, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use schwann_process::{Reason, Span, TerminalSize};
+use schwann_testkit::watch;
 
-use crate::{Done, Innocent, MIB, number, places, soon, start};
+use crate::{Done, Innocent, MIB, PATIENCE, number, places, start};
 
 #[tokio::test]
 async fn arms_timers_and_queues_signals_without_end() {
@@ -151,12 +152,15 @@ time.sleep(3)";
 
 /// Waits until nothing is left of a folder of the host.
 async fn removed(folder: &str) {
-    let gone = async {
-        while folder != "/work" && Path::new(folder).exists() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    if folder == "/work" {
+        return;
+    }
+    let folder = PathBuf::from(folder);
+    let gone = move || {
+        let parent = folder.parent().expect("it is not the root");
+        watch::folder(parent, PATIENCE, || (!folder.exists()).then_some(()));
     };
-    soon(gone).await;
+    tokio::task::spawn_blocking(gone).await.unwrap();
 }
 
 /// Deeper than any path can name.

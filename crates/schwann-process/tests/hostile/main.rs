@@ -38,6 +38,7 @@ use std::{
 use schwann_process::{
     ByteSize, Ending, Limits, Program, ProgramSpec, Sandbox, Sandboxes, Session, Span,
 };
+use schwann_testkit::watch;
 use tempfile::TempDir;
 
 /// Longer than anything here takes on a busy machine; a test that needs it fails.
@@ -231,6 +232,19 @@ async fn held_in(places: &[Place], script: &str) {
         assert!(output.contains("held:"), "{place:?}: it tried nothing: {output} {ending:?}");
         host.check();
     }
+}
+
+/// Whether a command line has this word; the words of a line end with a NUL.
+fn has(line: &[u8], word: &str) -> bool {
+    line.windows(word.len()).any(|found| found == word.as_bytes())
+}
+
+/// Waits until no process of this machine has this word on its command line.
+async fn none_is_left(at_most: Duration, word: String) {
+    let looked_for = word.clone();
+    let gone = move || watch::none_is_left(at_most, |line| has(line, &looked_for));
+    let gone = tokio::task::spawn_blocking(gone).await;
+    gone.unwrap_or_else(|_| panic!("{word:?} is left after {at_most:?}"));
 }
 
 /// The number that a program printed after a word.

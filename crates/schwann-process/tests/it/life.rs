@@ -165,6 +165,7 @@ fn a_runtime_that_stops_takes_its_programs_along() {
     });
     runtime.shutdown_background();
     let began = Instant::now();
+    // As in `reaped`, without a runtime.
     while exists(&pid) {
         assert!(began.elapsed() < crate::PATIENCE, "{pid} outlived its runtime");
         std::thread::sleep(Duration::from_millis(1));

@@ -11,17 +11,13 @@ mod spec;
 mod upstream;
 
 use std::{
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, poll},
-    fs::{CWD, FileType, Mode, mknodat},
-    process::PidfdFlags,
-};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use schwann_process::{Command, CommandSpec, Sandbox};
+use schwann_testkit::watch;
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
 /// Longer than anything here takes on a busy machine; a test that needs it fails.
@@ -70,14 +66,13 @@ impl Lifeline {
 
     /// Waits until a program has written `mark` to descriptor 9; all it wrote.
     async fn reached(&mut self, mark: &str) -> String {
+        // A fifo without writers reads as ended, and there may be none yet.
+        let _held = self.hold_too();
         let mut seen = String::new();
         while !seen.contains(mark) {
-            // A fifo without writers yet reads as ended.
             let mut piece = [0; 64];
-            match soon(self.reader.read(&mut piece)).await.unwrap() {
-                0 => tokio::time::sleep(Duration::from_millis(1)).await,
-                n => seen.push_str(std::str::from_utf8(&piece[..n]).unwrap()),
-            }
+            let n = soon(self.reader.read(&mut piece)).await.unwrap();
+            seen.push_str(std::str::from_utf8(&piece[..n]).unwrap());
         }
         seen
     }
@@ -102,12 +97,12 @@ impl Lifeline {
 }
 
 /// A process whose end can be awaited, and be it as a zombie.
-struct Watched(OwnedFd);
+struct Watched(watch::Watched);
 
 impl Watched {
+    #[track_caller]
     fn new(pid: &str) -> Self {
-        let pid = rustix::process::Pid::from_raw(pid.trim().parse().unwrap()).unwrap();
-        Self(rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap())
+        Self(watch::Watched::number(pid))
     }
 
     async fn gone(self) {
@@ -116,9 +111,7 @@ impl Watched {
 
     /// The same, letting nothing else run on this thread.
     fn gone_while_blocking(self) {
-        let patience = PATIENCE.try_into().unwrap();
-        let ready = poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&patience)).unwrap();
-        assert_eq!(ready, 1, "still running");
+        self.0.ends_within(PATIENCE);
     }
 }
 
@@ -127,7 +120,7 @@ fn exists(pid: &str) -> bool {
     Path::new("/proc").join(pid.trim()).exists()
 }
 
-/// Waits until a process was reaped. There is no event for that.
+/// Waits until a process was reaped. There is no event for that before Linux 6.9, whose pidfds then hang up.
 async fn reaped(pid: &str) {
     soon(async {
         while exists(pid) {
