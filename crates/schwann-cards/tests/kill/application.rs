@@ -2,7 +2,6 @@
 //! outlives it, none runs again, and each run has one end.
 
 use std::{
-    fs,
     io::{BufRead as _, BufReader},
     net::SocketAddr,
     path::Path,
@@ -20,6 +19,7 @@ use hyper_util::{
 use schwann::Server;
 use schwann_cards::{Application, CardsSettings};
 use schwann_process::{Sandbox, Sandboxes, Span};
+use schwann_testkit::watch::{self, Watched};
 use serde_json::{Value, json};
 
 use crate::{Random, writer};
@@ -96,10 +96,7 @@ async fn rounds(sandbox: &str) {
         assert!(processes(&marker) >= 1, "round {round}: nothing runs");
         site.kill();
         let killed = Instant::now();
-        while processes(&marker) > 0 {
-            assert!(killed.elapsed() < Duration::from_secs(5), "{sandbox}: a program lives on");
-            std::thread::yield_now();
-        }
+        watch::none_is_left(Duration::from_secs(5), |line| has(line, &marker));
         println!("{sandbox}: all programs gone {:?} after the server", killed.elapsed());
         site = Site::start_for(data.path(), sandbox, RUNS).await;
         assert_eq!(processes(&marker), 0, "round {round}: run again");
@@ -124,9 +121,12 @@ async fn rounds(sandbox: &str) {
 
 /// Processes, zombies aside, that have this word among their arguments.
 pub(crate) fn processes(word: &str) -> usize {
-    let entries = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-    lines.filter(|line| line.split(|byte| *byte == 0).any(|found| found == word.as_bytes())).count()
+    Watched::all(|line| has(line, word)).len()
+}
+
+/// Whether a command line has this word, and not only as a part of one.
+pub(crate) fn has(line: &[u8], word: &str) -> bool {
+    line.split(|byte| *byte == 0).any(|found| found == word.as_bytes())
 }
 
 /// An answer, whose body must be JSON.

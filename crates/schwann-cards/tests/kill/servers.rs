@@ -9,11 +9,11 @@ use std::{
 use http::Method;
 use http_body_util::BodyExt as _;
 use rustix::process::{Pid, Signal, kill_process};
-use schwann_testkit::{postgres::Postgres, redis::Redis};
+use schwann_testkit::{postgres::Postgres, redis::Redis, watch};
 use serde_json::Value;
 
 use crate::{
-    application::{Site, processes},
+    application::{Site, has, processes},
     writer,
 };
 
@@ -136,16 +136,17 @@ pub(crate) fn stopped() {
         kill_process(process, Signal::STOP).unwrap();
         let elsewhere = following.await.unwrap();
         ended_once(&elsewhere);
-        while known(&two, &run).await["status"] != "finished" {}
+        // Its row follows at once.
+        let stopped = Instant::now();
+        while known(&two, &run).await["status"] != "finished" {
+            assert!(stopped.elapsed() < Duration::from_secs(60), "its row has no end");
+        }
         // Its program was not held, and is ended as soon as its server sees what has become of it.
         kill_process(process, Signal::CONT).unwrap();
         let resumed = Instant::now();
         let there = rest(one.stream(&run).await).await;
         ended_once(&there);
-        while processes(&marker) > 0 {
-            assert!(resumed.elapsed() < Duration::from_secs(30), "a program lives on");
-            std::thread::yield_now();
-        }
+        watch::none_is_left(Duration::from_secs(30), |line| has(line, &marker));
         println!("its program is gone {:?} after the server went on", resumed.elapsed());
         let common = elsewhere.len() - 1;
         assert!(elsewhere[..common] == there[..common], "not the same beginning");
