@@ -174,9 +174,7 @@ async fn one_stream_has_the_runs_of_a_tab_and_goes_on_where_it_was_cut() {
         desk.request(Method::GET, "/events", "text/event-stream").header("last-event-id", id);
     let mut later = Following::start(&desk.site, request.body(Full::default()).unwrap()).await;
     for run in &runs {
-        while desk.stdin(run, "?eof=true", "\n").await.status != 202 {
-            tokio::task::yield_now().await;
-        }
+        desk.stdin_soon(run, "?eof=true", "\n").await;
     }
     for run in &runs {
         desk.ended(run).await;

@@ -154,14 +154,17 @@ impl Desk {
 
     pub(crate) async fn ended(&self, run: &str) -> Value {
         self.get(&format!("/runs/{run}/events"), "application/x-ndjson").await.rest().await;
-        // The stream ends with the log; the row follows at once.
-        loop {
-            let run = self.site.get(&format!("/runs/{run}"), &self.token).await.expect(200);
-            if run["status"] == "finished" {
-                return run;
+        // The stream ends with the log; the row follows at once, and nothing tells of that.
+        soon(async {
+            loop {
+                let run = self.site.get(&format!("/runs/{run}"), &self.token).await.expect(200);
+                if run["status"] == "finished" {
+                    return run;
+                }
+                tokio::task::yield_now().await;
             }
-            tokio::task::yield_now().await;
-        }
+        })
+        .await
     }
 
     pub(crate) async fn cancel(&self, run: &str, body: Value) -> Answer {
@@ -173,6 +176,16 @@ impl Desk {
         let request = self.request(Method::POST, &path, "application/json");
         let request = request.header(header::CONTENT_TYPE, "application/octet-stream");
         soon(self.site.send(request.body(Full::new(bytes.into())).unwrap())).await
+    }
+
+    /// The same for a run that may not have started yet: its first record comes before its program.
+    pub(crate) async fn stdin_soon(&self, run: &str, query: &str, bytes: &'static str) {
+        soon(async {
+            while self.stdin(run, query, bytes).await.status != 202 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 }
 

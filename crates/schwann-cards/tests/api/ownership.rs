@@ -4,7 +4,7 @@ use http::Method;
 use schwann_process::Sandbox;
 use serde_json::{Value, json};
 
-use crate::client::Site;
+use crate::{client::Site, desk::soon};
 
 /// The routes of the document that have an id in them, and those that are for everybody.
 fn routes_with_ids(document: &Value) -> Vec<(Method, String)> {
@@ -32,11 +32,13 @@ async fn anothers_things_are_not_found() {
     let token = site.post("/users/me/tokens/", &ann, json!({"name": "a"})).await.expect(200);
     site.post(&format!("{card}/run"), &ann, json!({})).await;
     let run = site.get("/runs/", &ann).await.expect(200)["data"][0]["id"].clone();
-    while site.get(&format!("/runs/{}", run.as_str().unwrap()), &ann).await.expect(200)["status"]
-        != "finished"
-    {
-        tokio::task::yield_now().await;
-    }
+    let path = format!("/runs/{}", run.as_str().unwrap());
+    soon(async {
+        while site.get(&path, &ann).await.expect(200)["status"] != "finished" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     let last = |path: &str| path.rsplit('/').next().unwrap().to_owned();
     let before = site.get(&card, &ann).await.expect(200);
 

@@ -128,9 +128,7 @@ async fn a_card_that_runs_is_not_run_twice_unless_it_is_asked_for() {
         assert_eq!(desk.ended(replaced).await["reason"], "cancelled");
     }
     let instead = instead["id"].as_str().unwrap();
-    while desk.stdin(instead, "?eof=true", "\n").await.status != 202 {
-        tokio::task::yield_now().await;
-    }
+    desk.stdin_soon(instead, "?eof=true", "\n").await;
     assert_eq!(desk.ended(instead).await["exit_code"], 0);
 }
 

@@ -120,10 +120,7 @@ async fn input_ends_where_it_is_said_to_or_comes_with_the_run() {
     assert_eq!(given.rest().await, "all of it\nend\n");
     let mut run = desk.run(&card, "text/plain").await;
     let id = run.run();
-    // It may not have started yet.
-    while desk.stdin(&id, "", "sent\n").await.status != 202 {
-        tokio::task::yield_now().await;
-    }
+    desk.stdin_soon(&id, "", "sent\n").await;
     run.until("sent\n").await;
     assert_eq!(desk.stdin(&id, "?eof=true", "last\n").await.status, 202);
     assert_eq!(desk.stdin(&id, "", "more").await.refusal(409), "stdin_closed");

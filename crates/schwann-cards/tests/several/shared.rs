@@ -118,9 +118,12 @@ async fn a_stream_of_events_has_the_runs_of_all_servers() {
     }
     for (server, run) in &runs {
         // Through the other one, as soon as it has begun.
-        while stdin(&desk, 1 - server, run, "?eof=true", "\n").await.status != 202 {
-            tokio::task::yield_now().await;
-        }
+        soon(async {
+            while stdin(&desk, 1 - server, run, "?eof=true", "\n").await.status != 202 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
     for mut stream in streams {
         while stream.text.matches("event: exit").count() < runs.len() {
@@ -224,9 +227,12 @@ async fn redis_is_lost(empty: bool) {
     let mut desk = desk().await;
     let card = desk.card("n=0; while read x; do n=$((n+1)); echo line $n; done").await;
     let run = start(&desk, 0, &card).await;
-    while stdin(&desk, 1, &run, "", "\n").await.status != 202 {
-        tokio::task::yield_now().await;
-    }
+    soon(async {
+        while stdin(&desk, 1, &run, "", "\n").await.status != 202 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     let events = format!("/runs/{run}/events");
     let mut here = follow(&desk, 0, &events, LINES).await;
     let mut other = follow(&desk, 1, &events, LINES).await;
@@ -266,9 +272,12 @@ async fn redis_is_lost(empty: bool) {
         redis.resume()
     }
     for server in 0..2 {
-        while ask(&desk, server, Method::GET, "/utils/ready", Value::Null).await.status != 200 {
-            tokio::task::yield_now().await;
-        }
+        soon(async {
+            while ask(&desk, server, Method::GET, "/utils/ready", Value::Null).await.status != 200 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
     // And goes on from where it was.
     let after = seen.last().unwrap()["seq"].as_u64().unwrap();
@@ -306,9 +315,12 @@ async fn many_readers_elsewhere_see_the_same() {
     for _ in 0..100 {
         readers.push(follow(&desk, 1, &path, LINES).await);
     }
-    while stdin(&desk, 1, &run, "?eof=true", "\n").await.status != 202 {
-        tokio::task::yield_now().await;
-    }
+    soon(async {
+        while stdin(&desk, 1, &run, "?eof=true", "\n").await.status != 202 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     let there = lines(&desk, 0, &run, 0).await;
     dense(&there);
     for reader in readers {
