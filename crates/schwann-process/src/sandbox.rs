@@ -188,3 +188,31 @@ async fn works(found: &Bubblewrap, cgroups: Option<&Cgroups>) -> Result<(), Stri
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine on which neither works, or only landlock does.
+    fn machine(landlock: bool) -> SandboxReport {
+        SandboxReport {
+            bubblewrap: Err("no bwrap".to_owned()),
+            cgroups: Err("no cgroups".to_owned()),
+            landlock: if landlock { Ok("landlock".to_owned()) } else { Err("old".to_owned()) },
+        }
+    }
+
+    #[test]
+    fn nothing_weaker_is_taken_than_what_was_asked_for() {
+        let (bare, weak) = (machine(false), machine(true));
+        for asked in [Sandbox::Bubblewrap, Sandbox::Landlock, Sandbox::Auto] {
+            assert!(bare.resolve(asked).is_err(), "{asked}");
+        }
+        let missing = bare.resolve(Sandbox::Auto).unwrap_err();
+        assert!(missing.contains("no bwrap") && missing.contains("old"), "{missing}");
+        assert_eq!(weak.resolve(Sandbox::Bubblewrap), Err("no bwrap".to_owned()));
+        assert_eq!(weak.resolve(Sandbox::Auto), Ok(Sandbox::Landlock));
+        // Only whoever writes it gets it.
+        assert_eq!(bare.resolve(Sandbox::None), Ok(Sandbox::None));
+    }
+}

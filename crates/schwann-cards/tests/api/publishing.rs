@@ -283,6 +283,7 @@ async fn only_the_owner_publishes_and_only_where_it_is_allowed() {
     let text = shop.card_with(json!({"kind": "markdown", "code": "# hi"})).await;
     let refused = shop.site.put(&format!("{text}/publication"), &shop.token, named("Text")).await;
     assert_eq!(refused.refusal(400), "not_code");
+    assert_eq!(shop.site.delete(&path, &editor).await.refusal(403), "role");
     // What was refused has changed nothing.
     assert_eq!(shop.shelf.names(), ["Mine"]);
 }
