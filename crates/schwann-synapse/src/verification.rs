@@ -66,23 +66,20 @@ impl<const WIDTH: usize> Table<WIDTH> {
     }
 
     /// What adds up to the point's product with a scalar, which must be reduced: every [`Scalar`] made here is.
-    fn terms(&self, scalar: &Scalar) -> impl Iterator<Item = Term> {
+    fn terms(&self, scalar: &Scalar) -> impl Iterator<Item = Term<'_>> {
         let places = self.multiples.chunks_exact(Self::PER_PLACE);
-        digits::<WIDTH>(scalar).zip(places).map(|(digit, multiples)| {
-            match multiples.get((digit.unsigned_abs() as usize).wrapping_sub(1)) {
-                Some(multiple) if digit > 0 => Term::Plus(*multiple),
-                Some(multiple) => Term::Minus(*multiple),
-                None => Term::Nothing,
-            }
+        digits::<WIDTH>(scalar).zip(places).filter_map(|(digit, multiples)| {
+            let point = multiples.get((digit.unsigned_abs() as usize).wrapping_sub(1))?;
+            Some(Term { point, negative: digit < 0 })
         })
     }
 }
 
-/// A point, copied out of a table, that is added or subtracted.
-enum Term {
-    Plus(RistrettoPoint),
-    Minus(RistrettoPoint),
-    Nothing,
+/// A point of a table, that is added or subtracted.
+#[derive(Clone, Copy)]
+struct Term<'a> {
+    point: &'a RistrettoPoint,
+    negative: bool,
 }
 
 /// The sum of two products, of both tables' points.
@@ -93,13 +90,17 @@ fn sum_of_products(
     challenge: &Scalar,
 ) -> RistrettoPoint {
     const TERMS: usize = Table::<BASE_WIDTH>::PLACES + Table::<KEY_WIDTH>::PLACES;
-    let mut fetch = base.terms(scalar).chain(key.terms(challenge));
-    let fetched: [_; TERMS] = std::array::from_fn(|_| fetch.next().unwrap_or(Term::Nothing));
-    fetched.iter().fold(RistrettoPoint::identity(), |sum, term| match term {
-        Term::Plus(point) => sum + point,
-        Term::Minus(point) => sum - point,
-        Term::Nothing => sum,
-    })
+    let mut terms: [Option<Term<'_>>; TERMS] = [None; TERMS];
+    let found = base.terms(scalar).chain(key.terms(challenge));
+    for (term, found) in terms.iter_mut().zip(found) {
+        // Reading it brings it close; nothing waits for what is read.
+        std::hint::black_box(*found.point);
+        *term = Some(found);
+    }
+    let mut terms = terms.iter().map_while(|term| *term);
+    let Some(first) = terms.next() else { return RistrettoPoint::identity() };
+    let first = if first.negative { -first.point } else { *first.point };
+    terms.fold(first, |sum, term| if term.negative { sum - term.point } else { sum + term.point })
 }
 
 /// A reduced scalar's digits, lowest first, each from `1 - 2^(WIDTH-1)` to `2^(WIDTH-1)`.
