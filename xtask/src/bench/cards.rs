@@ -1,6 +1,12 @@
 //! Cards beside a bare pipe and what one would write in Python.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -9,7 +15,7 @@ use super::{
     Bench, Subject, built,
     part::Part,
     sampled,
-    table::{Goal, Measure, Row},
+    table::{self, Goal, Measure, Row},
 };
 use crate::{
     peers,
@@ -145,7 +151,7 @@ impl Bench<'_> {
         let fast_api = peers.as_ref().and_then(|peers| peers.interpreter("SCHWANN_PEER_AISTORE"));
         let python = interpreter()?;
         let binary = built("schwann-cards", "cards")?;
-        let folder = top().join("target/bench-cards");
+        let folder = log_folder();
         if folder.exists() {
             fs::remove_dir_all(&folder).context("cannot remove the last measure's folder")?;
         }
@@ -221,6 +227,10 @@ impl Bench<'_> {
                     "port": server.ready()["port"], "api": server.ready()["api"], "mode": case.mode,
                     "accept": accept, "code": case.code.replace("COUNT", &count.to_string()), "count": count,
                 });
+                let disk = match case.name == CLOCK_NAME && *subject == Subject::Schwann {
+                    true => Some(disk(&log_folder())?),
+                    false => None,
+                };
                 load.say(&job)?;
                 load.hear()?;
                 let (before, children) = (server.cpu()?, server.children()?);
@@ -230,10 +240,37 @@ impl Bench<'_> {
                 let children = (server.children()? - children).as_secs_f64();
                 let mut sample = sampled(cpu, result.take(), "")?;
                 sample.result["children_us"] = json!(children / sample.operations * 1e6);
+                sample.result["disk_us"] = json!(disk);
                 Ok(Some(sample))
             },
         )
     }
+}
+
+/// Where our server keeps its logs.
+fn log_folder() -> PathBuf {
+    top().join("target/bench-cards")
+}
+
+/// How long the disk itself takes for a line, in microseconds: half of a hundred short appends and their `fdatasync` took no
+/// longer. Everything else that waits for the disk is on it when this begins.
+fn disk(folder: &Path) -> Result<f64> {
+    const LINE: [u8; 64] = [b'-'; 64];
+    let done = program("sync").status().context("cannot run sync")?;
+    anyhow::ensure!(done.success(), "sync failed");
+    let path = folder.join("disk");
+    let file = File::create(&path).context("cannot make a file beside the logs")?;
+    let mut took = Vec::new();
+    for at in 0..100 {
+        // As far apart as the lines that are measured.
+        thread::park_timeout(Duration::from_millis(5));
+        let began = Instant::now();
+        file.write_all_at(&LINE, at * LINE.len() as u64)?;
+        file.sync_data()?;
+        took.push(began.elapsed().as_secs_f64() * 1e6);
+    }
+    fs::remove_file(&path)?;
+    table::median(took).context("no time was taken")
 }
 
 /// The Python that programs are run with: in an environment in which nothing is installed. What a machine's own Python imports
@@ -259,7 +296,12 @@ pub(super) fn remark(row: &Row) -> Option<String> {
             format!("{:.2} µs of its program besides", said("children_us")?)
         }
         CLOCK_NAME => {
-            format!("write to read: {:.0} µs, p99 {:.0} µs", said("p50_us")?, said("p99_us")?)
+            let times =
+                format!("write to read: {:.0} µs, p99 {:.0} µs", said("p50_us")?, said("p99_us")?);
+            match said("disk_us") {
+                Some(disk) => format!("{times}; the disk alone: {disk:.0} µs"),
+                None => times,
+            }
         }
         "cards-start" => format!("first line of the last after {:.0} ms", said("first_most_ms")?),
         "cards-cancel" => {

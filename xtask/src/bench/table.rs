@@ -62,7 +62,7 @@ pub(crate) fn rows(
         .collect()
 }
 
-fn median(mut numbers: Vec<f64>) -> Option<f64> {
+pub(super) fn median(mut numbers: Vec<f64>) -> Option<f64> {
     numbers.sort_by(f64::total_cmp);
     let middle = numbers.len() / 2;
     match numbers.len() {
@@ -283,8 +283,9 @@ The programs of cards are run by the Python of an environment in which nothing i
   an asyncio subprocess, or over a thread's (`interop/cards/naive_server.py`). The last three have no account, no sandbox and no log. All
   run the same program with the same interpreter, and send plain text; *events* are server-sent events. What is counted is the server's own
   process, for all of them; the program's time is said beside it, with ours that of the sandbox's processes as well. Python gets fewer lines.
-  *Write to read* is from the program's `write` to the client's `read` by the same clock, the log's `fdatasync` between them; each
-  number is the median of the samples'.
+  *Write to read* is from the program's `write` to the client's `read` by the same clock, with ours the log's `fdatasync` between them; each
+  number is the median of the samples'. *The disk alone* is what a short append and its `fdatasync` take in a file beside the logs,
+  measured before each of our samples, when a `sync` has put everything else on disk.
 * *Junk* is what must not cost more than a good request: the ratio is to that.
 
 `cargo xtask bench --only axon --quick` for a first look; `--json` has every sample.
