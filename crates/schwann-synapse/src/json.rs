@@ -2,7 +2,11 @@
 
 use std::fmt::Write as _;
 
-use crate::python::{Dict, Int, Value, write_float};
+use crate::{
+    python::{Dict, Int, Key, Value, write_float},
+    synapse::BASE_FIELDS,
+    terminal::Attribute,
+};
 
 /// How deep JSON may nest unless told otherwise. Python's own limit is its recursion limit, about 1000.
 pub const DEFAULT_DEPTH: usize = 128;
@@ -308,6 +312,12 @@ fn plain_length(bytes: &[u8]) -> usize {
     whole + bytes[whole..].iter().position(special).unwrap_or(bytes.len() - whole)
 }
 
+/// The keys of a body's own objects (specification §4).
+fn known_key(text: &str) -> Option<&'static str> {
+    let known = BASE_FIELDS.into_iter().chain(Attribute::ALL.into_iter().map(Attribute::name));
+    known.into_iter().find(|known| *known == text)
+}
+
 struct Fault {
     kind: JsonErrorKind,
     at: usize,
@@ -395,14 +405,14 @@ impl Scanner<'_> {
             if self.peek() != Some(b'"') {
                 return Err(self.fault(JsonErrorKind::ExpectingName));
             }
-            let key = self.string()?;
+            let key = self.key()?;
             self.spaces();
             if !self.take(b':') {
                 return Err(self.fault(JsonErrorKind::ExpectingColon));
             }
             self.spaces();
             let value = self.value()?;
-            dict.insert(key, value);
+            dict.insert_key(key, value);
             self.spaces();
             if self.take(b'}') {
                 return Ok(Value::Dict(dict));
@@ -412,6 +422,19 @@ impl Scanner<'_> {
             }
             self.spaces();
         }
+    }
+
+    /// The text that begins here, not copied if every body has it.
+    fn key(&mut self) -> Result<Key, Fault> {
+        let plain = self.at + 1;
+        let end = plain + plain_length(&self.text.as_bytes()[plain..]);
+        if self.text.as_bytes().get(end) == Some(&b'"')
+            && let Some(known) = known_key(&self.text[plain..end])
+        {
+            self.at = end + 1;
+            return Ok(Key::Borrowed(known));
+        }
+        self.string().map(Key::Owned)
     }
 
     fn string(&mut self) -> Result<String, Fault> {

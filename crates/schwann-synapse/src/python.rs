@@ -3,7 +3,7 @@
 //! Follows CPython 3.9 to 3.13 as the SDK 7.4.0 to 10.5.0 uses it: `json.loads`, `json.dumps`, `str`, `repr`, `int` and
 //! `float`. The body hash is taken over the texts made here, so they are exact, not similar.
 
-use std::{cmp::Ordering, collections::HashMap, fmt, fmt::Write as _};
+use std::{borrow::Cow, cmp::Ordering, collections::HashMap, fmt, fmt::Write as _};
 
 use crate::nonprintable::decimal_digit;
 pub use crate::{
@@ -210,15 +210,16 @@ impl Int {
             return Self(Repr::Small(if negative { -value } else { value }));
         }
         let digits = digits.trim_start_matches('0');
-        let text = if negative { format!("-{digits}") } else { digits.to_owned() };
-        if digits.len() <= 19 {
-            if digits.is_empty() {
-                return Self::ZERO;
-            }
-            if let Ok(value) = text.parse() {
-                return Self(Repr::Small(value));
-            }
+        if digits.is_empty() {
+            return Self::ZERO;
         }
+        // As nonces are, and never more than an `i128`.
+        if digits.len() <= 19 {
+            let value =
+                digits.bytes().fold(0, |value, digit| value * 10 + i128::from(digit - b'0'));
+            return Self::from(if negative { -value } else { value });
+        }
+        let text = if negative { format!("-{digits}") } else { digits.to_owned() };
         Self(Repr::Big(text.into()))
     }
 
@@ -273,7 +274,7 @@ impl Int {
 
     pub(crate) fn write(&self, out: &mut String) {
         match &self.0 {
-            Repr::Small(value) => write!(out, "{value}").expect("a `String` takes any text"),
+            Repr::Small(value) => out.push_str(itoa::Buffer::new().format(*value)),
             Repr::Big(text) => out.push_str(text),
         }
     }
@@ -342,10 +343,18 @@ impl PartialOrd for Int {
 /// A Python `dict` with text keys: insertion order is kept, and a key given again overwrites in place.
 #[derive(Clone, Default)]
 pub struct Dict {
-    entries: Vec<(String, Value)>,
-    /// Where each key is; only once there are many, so that a hostile object of a million keys costs no square.
-    index: Option<HashMap<Box<str>, usize>>,
+    entries: Vec<(Key, Value)>,
+    /// Only once there are many entries, so that a hostile object of a million keys costs no square. Few dicts have one, and
+    /// every value is as large as a dict.
+    index: Option<Box<Index>>,
 }
+
+/// Where each key is.
+#[derive(Clone)]
+struct Index(HashMap<Box<str>, usize>);
+
+/// A dict's key. Those of the protocol are not copied for every body.
+pub(crate) type Key = Cow<'static, str>;
 
 /// Beyond this many entries a dict is looked up through its index.
 const INDEX_FROM: usize = 24;
@@ -388,12 +397,15 @@ impl Dict {
 
     /// Sets `key`, at the end if it is new and in its old place otherwise; returns the value it had.
     pub fn insert(&mut self, key: impl Into<String>, value: impl Into<Value>) -> Option<Value> {
-        let (key, value) = (key.into(), value.into());
+        self.insert_key(Cow::Owned(key.into()), value.into())
+    }
+
+    pub(crate) fn insert_key(&mut self, key: Key, value: Value) -> Option<Value> {
         if let Some(at) = self.position(&key) {
             return Some(std::mem::replace(&mut self.entries[at].1, value));
         }
         if let Some(index) = &mut self.index {
-            index.insert(key.as_str().into(), self.entries.len());
+            index.0.insert((&*key).into(), self.entries.len());
         }
         self.entries.push((key, value));
         if self.index.is_none() && self.entries.len() > INDEX_FROM {
@@ -422,12 +434,17 @@ impl Dict {
 
     /// The entries in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> + Clone {
-        self.entries.iter().map(|(key, value)| (key.as_str(), value))
+        self.entries.iter().map(|(key, value)| (&**key, value))
+    }
+
+    /// The entries in order, taken out.
+    pub(crate) fn into_entries(self) -> std::vec::IntoIter<(Key, Value)> {
+        self.entries.into_iter()
     }
 
     /// The keys in order.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &str> + Clone {
-        self.entries.iter().map(|(key, _)| key.as_str())
+        self.entries.iter().map(|(key, _)| &**key)
     }
 
     /// Appends `repr(dict)`.
@@ -446,19 +463,15 @@ impl Dict {
 
     fn position(&self, key: &str) -> Option<usize> {
         match &self.index {
-            Some(index) => index.get(key).copied(),
+            Some(index) => index.0.get(key).copied(),
             None => self.entries.iter().position(|(name, _)| name == key),
         }
     }
 
     fn index_entries(&mut self) {
-        let index = self
-            .entries
-            .iter()
-            .enumerate()
-            .map(|(at, (key, _))| (key.as_str().into(), at))
-            .collect();
-        self.index = Some(index);
+        let index =
+            self.entries.iter().enumerate().map(|(at, (key, _))| ((&**key).into(), at)).collect();
+        self.index = Some(Box::new(Index(index)));
     }
 }
 
@@ -493,12 +506,30 @@ impl<K: Into<String>, V: Into<Value>> Extend<(K, V)> for Dict {
 
 impl IntoIterator for Dict {
     type Item = (String, Value);
-    type IntoIter = std::vec::IntoIter<(String, Value)>;
+    type IntoIter = IntoEntries;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.entries.into_iter()
+        IntoEntries(self.into_entries())
     }
 }
+
+/// The entries of a [`Dict`] in order.
+#[derive(Clone, Debug)]
+pub struct IntoEntries(std::vec::IntoIter<(Key, Value)>);
+
+impl Iterator for IntoEntries {
+    type Item = (String, Value);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|(key, value)| (key.into_owned(), value))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl ExactSizeIterator for IntoEntries {}
 
 /// Reads a float as Python's `float()` does: spaces around, a sign, `_` between digits, an exponent, `nan`, `inf`,
 /// `infinity` in any case, and the decimal digits of every script. `None` for anything `float()` refuses.

@@ -304,17 +304,17 @@ impl Envelope {
     ) -> Result<(Self, Dict), ConvertError> {
         let mut envelope = Self::default();
         let mut own = Dict::new();
-        for (field, value) in body {
-            if !BASE_FIELDS.contains(&field.as_str()) {
-                own.insert(field, value);
+        for (field, value) in body.into_entries() {
+            if !BASE_FIELDS.contains(&&*field) {
+                own.insert_key(field, value);
                 continue;
             }
             if redefines(&field) {
                 // What fits the envelope is taken, and what does not is the class's own business.
                 let _ = envelope.take(&field, value.clone());
-                own.insert(field, value);
+                own.insert_key(field, value);
             } else {
-                envelope.take(&field, value).map_err(|error| error.within(field))?;
+                envelope.take(&field, value).map_err(|error| error.within(&*field))?;
             }
         }
         Ok((envelope, own))

@@ -195,7 +195,7 @@ impl TerminalInfo {
         let Value::Dict(dict) = value else { return Self::from_value(&value) };
         let mut terminal = Self::default();
         let mut values = [const { Value::None }; 10];
-        for (name, value) in dict {
+        for (name, value) in dict.into_entries() {
             if let Some(attribute) = Attribute::of_name(name.as_bytes()) {
                 values[attribute as usize] = value;
             }

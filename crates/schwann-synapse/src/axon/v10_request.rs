@@ -63,7 +63,7 @@ fn v10_message(
     uuid: Option<&str>,
     hash: Option<&str>,
 ) -> String {
-    format!("{nonce}.{caller}.{axon}.{}.{}", uuid.unwrap_or("None"), hash.unwrap_or("None"))
+    [nonce, caller, axon, uuid.unwrap_or("None"), hash.unwrap_or("None")].join(".")
 }
 
 impl Exchange<'_> {

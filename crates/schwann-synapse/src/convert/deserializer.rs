@@ -8,7 +8,7 @@ use super::{
     BIG_INT, ConvertError, TUPLE, VALUE,
     lax::{lax_bool, lax_float, lax_int, shown},
 };
-use crate::python::{Dict, Int, Value};
+use crate::python::{Dict, Int, Key, Value};
 
 pub(super) struct ValueDeserializer(pub(super) Value);
 
@@ -193,7 +193,7 @@ fn visit_items<'de, V: Visitor<'de>>(
 }
 
 fn visit_dict<'de, V: Visitor<'de>>(dict: Dict, visitor: V) -> Result<V::Value, ConvertError> {
-    visitor.visit_map(Entries { entries: dict.into_iter(), value: None })
+    visitor.visit_map(Entries { entries: dict.into_entries(), value: None })
 }
 
 struct Items {
@@ -221,8 +221,8 @@ impl<'de> de::SeqAccess<'de> for &mut Items {
 }
 
 struct Entries {
-    entries: std::vec::IntoIter<(String, Value)>,
-    value: Option<(String, Value)>,
+    entries: std::vec::IntoIter<(Key, Value)>,
+    value: Option<(Key, Value)>,
 }
 
 impl<'de> de::MapAccess<'de> for Entries {
@@ -234,7 +234,7 @@ impl<'de> de::MapAccess<'de> for Entries {
     ) -> Result<Option<K::Value>, ConvertError> {
         let Some((key, value)) = self.entries.next() else { return Ok(None) };
         let made = seed
-            .deserialize(ValueDeserializer(Value::Str(key.clone())))
+            .deserialize(ValueDeserializer(Value::Str(key.clone().into_owned())))
             .map_err(|error| error.within(&*key))?;
         self.value = Some((key, value));
         Ok(Some(made))
@@ -247,7 +247,7 @@ impl<'de> de::MapAccess<'de> for Entries {
             .value
             .take()
             .ok_or_else(|| ConvertError::new("a value asked for before its key"))?;
-        seed.deserialize(ValueDeserializer(value)).map_err(|error| error.within(key))
+        seed.deserialize(ValueDeserializer(value)).map_err(|error| error.within(&*key))
     }
     fn size_hint(&self) -> Option<usize> {
         Some(self.entries.len())
