@@ -290,6 +290,8 @@ pub struct MemoryNonceStore {
     shards: Box<[Mutex<Shard>]>,
     /// After the secret, which is a block of its own.
     keyed: Blake2bMac<U16>,
+    /// Hotkeys met last and their hashes, by the first byte.
+    met: Box<[Mutex<Option<Met>>]>,
     room: Room,
     used: AtomicUsize,
     hotkeys: AtomicUsize,
@@ -302,6 +304,12 @@ pub struct MemoryNonceStore {
 pub(crate) struct Mark {
     pub(crate) who: u64,
     pub(crate) what: u64,
+}
+
+/// A hotkey, and its keyed hash.
+struct Met {
+    hotkey: Hotkey,
+    who: u64,
 }
 
 #[derive(Default)]
@@ -376,6 +384,7 @@ impl MemoryNonceStore {
         MemoryNonceStore {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             keyed: Blake2bMac::new_from_slice(&secret).expect("32 bytes, and up to 64 are allowed"),
+            met: (0..256).map(|_| Mutex::default()).collect(),
             room,
             used: AtomicUsize::new(0),
             hotkeys: AtomicUsize::new(0),
@@ -394,16 +403,24 @@ impl MemoryNonceStore {
     }
 
     pub(crate) fn mark(&self, hotkey: &Hotkey, lane: &str, nonce: u64) -> Mark {
-        let keyed = |parts: &[&[u8]]| {
-            let mut hasher = self.keyed.clone();
-            parts.iter().for_each(|part| hasher.update(part));
-            let hash = hasher.finalize_fixed();
-            u64::from_le_bytes(hash[..8].try_into().expect("8 of 16 bytes"))
-        };
-        Mark {
-            who: keyed(&[hotkey.as_bytes()]),
-            what: keyed(&[&nonce.to_le_bytes(), lane.as_bytes()]),
+        Mark { who: self.who(hotkey), what: self.hash(&[&nonce.to_le_bytes(), lane.as_bytes()]) }
+    }
+
+    /// The hash of a hotkey, of whom mostly few come often.
+    fn who(&self, hotkey: &Hotkey) -> u64 {
+        let place = &self.met[usize::from(hotkey.as_bytes()[0])];
+        let mut met = place.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*met {
+            Some(met) if met.hotkey == *hotkey => met.who,
+            _ => met.insert(Met { hotkey: *hotkey, who: self.hash(&[hotkey.as_bytes()]) }).who,
         }
+    }
+
+    fn hash(&self, parts: &[&[u8]]) -> u64 {
+        let mut hasher = self.keyed.clone();
+        parts.iter().for_each(|part| hasher.update(part));
+        let hash = hasher.finalize_fixed();
+        u64::from_le_bytes(hash[..8].try_into().expect("8 of 16 bytes"))
     }
 
     pub(crate) fn admit_mark(
@@ -612,6 +629,30 @@ mod tests {
         }
         assert_eq!(admit(&store, 2, NOW, NOW), Ok(()), "another hotkey");
         assert_eq!(store.admit(&hotkey(1), "other lane", NOW, NOW, NOW + WINDOW), Ok(()));
+    }
+
+    #[test]
+    fn hotkeys_that_begin_alike_are_told_apart() {
+        let store = MemoryNonceStore::new().unwrap();
+        let hotkeys: Vec<_> = (0..5)
+            .map(|end| {
+                let mut bytes = [7; 32];
+                bytes[31] = end;
+                Hotkey::from_bytes(bytes)
+            })
+            .collect();
+        let whole = |who: &Hotkey| store.mark(who, "lane", NOW);
+        let marks: Vec<_> = hotkeys.iter().map(whole).collect();
+        // Each of them forgets the one before, and is the same again all the same.
+        assert_eq!(hotkeys.iter().rev().map(whole).rev().collect::<Vec<_>>(), marks);
+        assert_eq!(marks.iter().map(|mark| mark.who).collect::<HashSet<_>>().len(), 5);
+        for hotkey in &hotkeys {
+            assert_eq!(store.admit(hotkey, "lane", NOW, NOW, NOW + WINDOW), Ok(()));
+        }
+        for hotkey in &hotkeys {
+            let again = store.admit(hotkey, "lane", NOW, NOW, NOW + WINDOW);
+            assert_eq!(again, Err(NonceError::Replayed));
+        }
     }
 
     #[test]

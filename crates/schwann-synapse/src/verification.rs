@@ -2,7 +2,7 @@
 //!
 //! A signature `(R, s)` of a key `A` is good if `sB - kA` is written as `R`, where `k` is hashed from message, key and
 //! `R`. Almost all of its cost are the doublings on the way to these two products. A key's [`Table`] holds its multiples
-//! at every place of `k`, so that nothing is left to double: the sum is of 58 points that lie ready. It is the same sum,
+//! at every place of `k`, so that nothing is left to double: the sum is of 55 points that lie ready. It is the same sum,
 //! in a group of prime order, written down by the same function. So what is accepted does not depend on whether there is
 //! a table, and a signature that is forged costs no more than a good one.
 //!
@@ -35,9 +35,9 @@ pub(crate) const OFTEN: u32 = 128;
 
 /// Bits of a place of a key's table, and of the base point's. Larger tables need fewer additions and more memory.
 const KEY_WIDTH: usize = 8;
-const BASE_WIDTH: usize = 10;
+const BASE_WIDTH: usize = 11;
 
-/// The multiples of the base point, which all keys share: 2 MB, made when the first key gets a table.
+/// The multiples of the base point, which all keys share: 4 MB, made when the first key gets a table.
 static BASE: LazyLock<Table<BASE_WIDTH>> = LazyLock::new(|| Table::of(RISTRETTO_BASEPOINT_POINT));
 
 /// A point's multiples: for each place `p` of `WIDTH` bits, those by `1·2^p` to `2^(WIDTH-1)·2^p`.
@@ -46,8 +46,9 @@ struct Table<const WIDTH: usize> {
 }
 
 impl<const WIDTH: usize> Table<WIDTH> {
-    /// Scalars are below 2^253, and the highest digit must take a carry.
-    const PLACES: usize = 254usize.div_ceil(WIDTH);
+    /// Scalars are below 2^252 + 2^125. So the highest digit is at most half of its range where it ends with bit 252, with
+    /// the carry from the digits below, and carries nothing itself.
+    const PLACES: usize = 253usize.div_ceil(WIDTH);
     const PER_PLACE: usize = 1 << (WIDTH - 1);
 
     fn of(point: RistrettoPoint) -> Self {
