@@ -3,13 +3,27 @@
 
 use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::PathBuf,
     process::Command,
 };
+
+use tempfile::TempDir;
 
 use crate::held;
 
 /// Somebody who owns nothing here.
 const SOMEBODY: u32 = 62_001;
+
+/// A copy of these tests in a folder that everybody may enter; it lasts as long as the folder is held.
+fn where_all_may_run_it() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = folder.path().join("hostile");
+    // By another process: one that this one starts meanwhile would keep a file open that is being written, which cannot be executed.
+    let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status();
+    assert!(copied.unwrap().success());
+    (folder, program)
+}
 
 #[test]
 fn a_server_that_is_not_root_holds_them_as_well() {
@@ -17,12 +31,7 @@ fn a_server_that_is_not_root_holds_them_as_well() {
         // Then that is what all the other tests show.
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let program = folder.path().join("hostile");
-    // By another process: one that this one starts meanwhile would keep a file open that is being written, which cannot be executed.
-    let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status();
-    assert!(copied.unwrap().success());
+    let (_folder, program) = where_all_may_run_it();
     let output = Command::new(program)
         // One after the other: they share their user's limit of processes, which bombs use up for the rest.
         .args(["--test-threads", "1"])
@@ -48,11 +57,7 @@ fn a_server_hands_on_neither_its_groups_nor_its_capabilities() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let program = folder.path().join("hostile");
-    let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status();
-    assert!(copied.unwrap().success());
+    let (_folder, program) = where_all_may_run_it();
     let somebody = SOMEBODY.to_string();
     let with_groups = ["--groups", "4,24"];
     let with_capabilities = [
