@@ -137,7 +137,10 @@ fn readable(what: impl AsFd, at_most: Duration) -> bool {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "a program to watch")]
 mod tests {
-    use std::{io::Write as _, process, thread};
+    use std::{
+        io::{Read as _, Write as _},
+        process, thread,
+    };
 
     use super::*;
 
@@ -183,14 +186,18 @@ mod tests {
         remover.join().expect("it does not panic");
     }
 
-    /// A program that ends with its stdin, and a word by which it is found.
+    /// A program that runs and ends with its stdin, and a word by which it is found. It is known to run by what it says: when the
+    /// child is there, its command line may still be empty.
     fn program(name: &str) -> (process::Child, String) {
         let word = format!("{name}-{}", process::id());
-        let child = process::Command::new("sh")
-            .args(["-c", "read line; :", &word])
+        let mut child = process::Command::new("sh")
+            .args(["-c", "echo; read line; :", &word])
             .stdin(process::Stdio::piped())
+            .stdout(process::Stdio::piped())
             .spawn()
             .expect("a shell starts");
+        let said = child.stdout.as_mut().expect("it is piped").read_exact(&mut [0]);
+        said.expect("it runs");
         (child, word)
     }
 
