@@ -1,6 +1,9 @@
 //! Readers of a run that goes on.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use schwann_cards::{
     framing::{Framing, HEARTBEAT, Stream},
@@ -8,6 +11,7 @@ use schwann_cards::{
     run_log::{LogError, Retention, RunLogs, TailState},
 };
 use schwann_testkit::probe;
+use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::support::*;
@@ -140,10 +144,8 @@ async fn the_oldest_logs_are_removed_when_there_are_too_many_or_too_much() {
     let kept = Retention { count: 3, ..keeping() };
     let logs = RunLogs::open(folder.path(), kept).unwrap();
     let mut runs = Vec::new();
-    for _ in 0..5 {
-        let run = Uuid::new_v4();
-        sample(&logs, run).await;
-        runs.push(run);
+    for minutes in [5, 4, 3, 2, 1] {
+        runs.push(ended_ago(&folder, &logs, Duration::from_secs(60 * minutes)).await);
     }
     let mut removed = logs.tend().await.unwrap().removed;
     removed.sort_by_key(|run| runs.iter().position(|known| known == run));
@@ -155,6 +157,28 @@ async fn the_oldest_logs_are_removed_when_there_are_too_many_or_too_much() {
     let kept = Retention { total_bytes: size, ..keeping() };
     let logs = RunLogs::open(folder.path(), kept).unwrap();
     assert_eq!(logs.tend().await.unwrap().removed.len(), 2);
+}
+
+#[tokio::test]
+async fn logs_are_removed_when_they_are_too_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let age = Duration::from_secs(3600);
+    let logs = RunLogs::open(folder.path(), Retention { age, ..keeping() }).unwrap();
+    let minute = Duration::from_secs(60);
+    let old = ended_ago(&folder, &logs, age + minute).await;
+    let young = ended_ago(&folder, &logs, age - minute).await;
+    assert_eq!(logs.tend().await.unwrap().removed, [old]);
+    assert!(matches!(logs.read(old, 0, true).await, Err(LogError::Gone)));
+    assert!(logs.read(young, 0, true).await.is_ok());
+}
+
+/// The log of a run that ended so long ago; times of files are so coarse that two which end now may have the same.
+async fn ended_ago(folder: &TempDir, logs: &RunLogs, ago: Duration) -> Uuid {
+    let run = Uuid::new_v4();
+    sample(logs, run).await;
+    let log = std::fs::File::options().append(true).open(file_of(folder, run, "log")).unwrap();
+    log.set_modified(SystemTime::now() - ago).unwrap();
+    run
 }
 
 #[tokio::test]
