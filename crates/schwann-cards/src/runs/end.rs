@@ -18,9 +18,6 @@ use crate::{
     store::{RunEnd, StoreError},
 };
 
-/// How long the same key means the same run.
-const KEYS: Duration = Duration::from_secs(24 * 3600);
-
 impl Runs {
     /// Ends all runs, and leaves the folder to another server. To be called
     /// when the server stops, while the database still answers. What is not
@@ -172,7 +169,7 @@ impl Inner {
                 warn!(%run, %error, "the output of a forgotten run is left behind");
             }
         }
-        self.store.forget_keys(Moment::now().before(KEYS)).await?;
+        self.store.forget_keys(Moment::now()).await?;
         // Asked for through another server that shares the database.
         for run in self.store.unfinished_runs(Some(&self.server)).await? {
             if run.cancel_requested && self.is_left_alone(run.id) {

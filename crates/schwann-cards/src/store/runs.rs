@@ -1,5 +1,7 @@
 //! What is known about runs. What they print is in their logs.
 
+use std::time::Duration;
+
 use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -84,6 +86,9 @@ pub(crate) enum OnBusy {
     /// The others are cancelled.
     Replace,
 }
+
+/// How long the same key means the same run.
+const KEYS: Duration = Duration::from_secs(24 * 3600);
 
 /// A key under which a request may be repeated, and what the request was.
 #[derive(Clone, Debug)]
@@ -264,7 +269,7 @@ impl Store {
         let mut transaction = self.begin().await?;
         let before = cards::lock(&mut transaction, wanted.book_id, wanted.card_id, now).await?;
         if let Some(key) = &wanted.key
-            && let Some(run) = repeated(&mut transaction, wanted.user_id, key).await?
+            && let Some(run) = repeated(&mut transaction, wanted.user_id, key, now).await?
         {
             return Ok(Started { run, repeated: true, replaced: Vec::new() });
         }
@@ -329,22 +334,24 @@ impl Store {
         }
         insert(&mut transaction, &run).await?;
         if let Some(key) = &wanted.key {
-            sqlx::query(
+            let kept = sqlx::query(
                 "INSERT INTO idempotency_keys (user_id, key, request_hash, run_id, created_at) \
-                 VALUES ($1, $2, $3, $4, $5)",
+                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT (user_id, key) DO UPDATE SET \
+                 request_hash = excluded.request_hash, run_id = excluded.run_id, created_at = excluded.created_at \
+                 WHERE idempotency_keys.created_at <= $6",
             )
             .bind(wanted.user_id.to_string())
             .bind(&key.key)
             .bind(&key.request_hash)
             .bind(run.id.to_string())
             .bind(now.millis())
+            .bind(now.before(KEYS).millis())
             .execute(&mut *transaction)
-            .await
-            .map_err(|error| {
+            .await?;
+            if kept.rows_affected() == 0 {
                 // Only where two cards are run with one key at the same moment.
-                let error = StoreError(error);
-                if error.is_duplicate() { SaveAndRunError::KeyReused } else { error.into() }
-            })?;
+                return Err(SaveAndRunError::KeyReused);
+            }
         }
         transaction.commit().await?;
         Ok(Started { run, repeated: false, replaced })
@@ -549,28 +556,30 @@ impl Store {
         read_all(&rows, |row| Ok((row.id("id")?, row.text("server")?)))
     }
 
-    /// Forgets idempotency keys that are older.
-    pub(crate) async fn forget_keys(&self, before: Moment) -> Result<u64, StoreError> {
-        let done = sqlx::query("DELETE FROM idempotency_keys WHERE created_at < $1")
-            .bind(before.millis())
+    /// Forgets idempotency keys that mean nothing any more.
+    pub(crate) async fn forget_keys(&self, now: Moment) -> Result<u64, StoreError> {
+        let done = sqlx::query("DELETE FROM idempotency_keys WHERE created_at <= $1")
+            .bind(now.before(KEYS).millis())
             .execute(&self.pool)
             .await?;
         Ok(done.rows_affected())
     }
 }
 
-/// The run that was started with this key before.
+/// The run that was started with this key before, if that is not too long ago.
 async fn repeated(
     transaction: &mut Transaction<'static, Any>,
     user_id: Uuid,
     key: &KeyUse,
+    now: Moment,
 ) -> Result<Option<Run>, SaveAndRunError> {
     let row = sqlx::query(
         "SELECT r.*, k.request_hash FROM idempotency_keys k JOIN runs r ON r.id = k.run_id \
-         WHERE k.user_id = $1 AND k.key = $2",
+         WHERE k.user_id = $1 AND k.key = $2 AND k.created_at > $3",
     )
     .bind(user_id.to_string())
     .bind(&key.key)
+    .bind(now.before(KEYS).millis())
     .fetch_optional(&mut **transaction)
     .await?;
     let Some(row) = row else { return Ok(None) };
@@ -615,3 +624,6 @@ async fn insert(transaction: &mut Transaction<'static, Any>, run: &Run) -> Resul
     .await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

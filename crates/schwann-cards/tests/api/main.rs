@@ -8,6 +8,7 @@ mod books;
 mod client;
 mod cursors;
 mod desk;
+mod failing_log;
 mod health;
 mod notebooks;
 mod ownership;

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "also outside of functions marked as tests")]
 
 mod cuts;
+mod damage;
 mod following;
 mod resuming;
 mod support;
