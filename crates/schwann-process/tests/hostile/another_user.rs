@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::held;
 
 /// Somebody who owns nothing here.
-const SOMEBODY: u32 = 62_001;
+pub(crate) const SOMEBODY: u32 = 62_001;
 
 /// A copy of these tests in a folder that everybody may enter; it lasts as long as the folder is held.
 fn where_all_may_run_it() -> (TempDir, PathBuf) {

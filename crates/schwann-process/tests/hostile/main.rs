@@ -20,6 +20,7 @@ mod command;
 mod escapes;
 mod floods;
 mod kernel;
+mod limits;
 mod neighbours;
 mod network;
 mod processes;
