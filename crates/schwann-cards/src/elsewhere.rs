@@ -505,7 +505,7 @@ impl Inner {
     }
 
     async fn note_lost(&self, row: &Run, exit: &Exit, last_seq: u64) -> Result<(), StoreError> {
-        let end = run_end(exit, last_seq, row.truncated);
+        let end = run_end(exit, last_seq, exit.reason == Reason::OutputLimit);
         if row.status.is_finished() {
             return self.store().note_ended_by(row.id, self.server()).await;
         }

@@ -32,7 +32,7 @@ pub(crate) fn serve(
     data: &Path,
     sandbox: &str,
     max_running: u32,
-    shared: Option<(&str, &str)>,
+    shared: Option<(&str, &str, Span)>,
 ) -> ExitCode {
     let sandbox = if sandbox == "none" { Sandbox::None } else { Sandbox::Bubblewrap };
     writer::runtime().block_on(async {
@@ -43,9 +43,9 @@ pub(crate) fn serve(
             max_running,
             max_queued_per_user: 1000,
             requests_per_minute: 1_000_000,
-            database: shared.map(|(database, _)| database.to_owned()),
-            redis: shared.map(|(_, redis)| redis.to_owned()),
-            lease: Span::from_secs(2),
+            database: shared.map(|(database, ..)| database.to_owned()),
+            redis: shared.map(|(_, redis, _)| redis.to_owned()),
+            lease: shared.map_or(Span::from_secs(2), |(.., lease)| lease),
             ..CardsSettings::default()
         };
         let application = Application::start(settings).await.unwrap();
@@ -153,7 +153,7 @@ impl Site {
         Self::start_with(data, sandbox, running, &[]).await
     }
 
-    /// `shared` is a database and a Redis, if there are any.
+    /// `shared` is a database, a Redis and a lease in seconds, if there are any.
     pub(crate) async fn start_with(
         data: &Path,
         sandbox: &str,
@@ -266,7 +266,11 @@ impl Site {
     }
 
     pub(crate) async fn stream(&self, run: &str) -> hyper::body::Incoming {
-        let request = self.request(Method::GET, &format!("/runs/{run}/events"));
+        self.stream_of(&format!("/runs/{run}/events")).await
+    }
+
+    async fn stream_of(&self, path: &str) -> hyper::body::Incoming {
+        let request = self.request(Method::GET, path);
         let request = request.header(header::ACCEPT, "application/x-ndjson");
         self.client.request(request.body(Full::default()).unwrap()).await.unwrap().into_body()
     }
@@ -285,7 +289,12 @@ impl Site {
 
     /// All lines of a run that has ended.
     pub(crate) async fn lines(&self, run: &str) -> Vec<String> {
-        let text = self.stream(run).await.collect().await.unwrap().to_bytes();
+        self.ask_lines(&format!("/runs/{run}/events")).await
+    }
+
+    /// The same from where a path says.
+    pub(crate) async fn ask_lines(&self, path: &str) -> Vec<String> {
+        let text = self.stream_of(path).await.collect().await.unwrap().to_bytes();
         std::str::from_utf8(&text).unwrap().lines().map(str::to_owned).collect()
     }
 }

@@ -22,6 +22,8 @@ mod writer;
 
 use std::{panic, process::ExitCode, time::Instant};
 
+use schwann_process::Span;
+
 /// What is held to here, by the name under which it can be chosen.
 const TESTS: &[(&str, fn())] = &[
     ("killed_at_200_random_points_nothing_shown_is_lost", killed::at_random_points),
@@ -30,6 +32,21 @@ const TESTS: &[(&str, fn())] = &[
     ("a_killed_server_s_runs_end_once_and_its_own_word_counts_when_it_is_back", servers::killed),
     #[cfg(all(feature = "postgres", feature = "redis"))]
     ("a_server_that_stood_still_for_too_long_ends_what_was_ended_in_its_place", servers::stopped),
+    #[cfg(all(feature = "postgres", feature = "redis"))]
+    ("a_server_that_stands_still_within_its_lease_loses_nothing", servers::within_its_lease),
+    #[cfg(all(feature = "postgres", feature = "redis"))]
+    ("readers_get_the_end_that_a_killed_server_had_noted_and_not_shown", servers::noted),
+    #[cfg(all(feature = "postgres", feature = "redis"))]
+    ("an_end_that_a_killed_server_had_on_its_disk_only_counts_when_it_is_back", servers::unnoted),
+    #[cfg(all(feature = "postgres", feature = "redis"))]
+    ("an_end_that_a_killed_server_had_shown_only_is_noted_as_it_was", servers::shown_only),
+    #[cfg(all(feature = "postgres", feature = "redis"))]
+    (
+        "where_redis_and_a_server_are_lost_nothing_looks_whole_until_the_server_is_back",
+        servers::emptied,
+    ),
+    #[cfg(all(feature = "postgres", feature = "redis"))]
+    ("servers_that_live_keep_their_runs_however_quiet", servers::living),
     ("two_hundred_runs_stream_at_once", many::at_once),
     ("a_thousand_readers_that_stand_still_cost_little_and_harm_nobody", many::readers),
     #[cfg(all(feature = "postgres", feature = "redis"))]
@@ -50,7 +67,10 @@ fn main() -> ExitCode {
                 arguments[1].as_ref(),
                 &arguments[2],
                 arguments[3].parse().unwrap(),
-                arguments.get(4).map(|database| (&**database, &*arguments[5])),
+                arguments.get(4).map(|database| {
+                    let lease = Span::from_secs(arguments[6].parse().unwrap());
+                    (&**database, &*arguments[5], lease)
+                }),
             );
         }
         Some("--unkept") => return disk::keep_nothing(arguments[1].as_ref(), &arguments[2]),
