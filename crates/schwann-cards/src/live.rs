@@ -359,3 +359,51 @@ impl fmt::Debug for Live {
         f.debug_struct("Live").field("prefix", &self.prefix).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Exit, Reason};
+
+    fn line(seq: u64) -> Record {
+        Record::Output(Channel::Stdout, format!("<{seq}>").into())
+    }
+
+    fn frames(entries: &[(u64, Record)]) -> Vec<u8> {
+        let mut all = Vec::new();
+        for (seq, record) in entries {
+            let entry = Entry { seq: *seq, at_ms: 7, record: record.clone() };
+            record::push_frame(&mut all, &entry);
+        }
+        all
+    }
+
+    #[test]
+    fn a_block_is_whole_records_one_after_the_other_and_none_after_the_last() {
+        let end = || Record::Exit(Exit::without_program(Reason::Exit));
+        let read = |frames: Vec<u8>| Block::read(frames.into());
+        let whole = frames(&[(4, line(4)), (5, line(5)), (6, end())]);
+        let block = read(whole.clone()).unwrap();
+        assert_eq!((block.first, block.last, block.ended), (4, 6, true));
+        assert_eq!((block.stdout_bytes, block.stderr_bytes, block.at_ms), (6, 0, 7));
+        assert!(!read(frames(&[(4, line(4))])).unwrap().ended);
+        let wrong = [
+            ("nothing", Vec::new()),
+            ("one is missing", frames(&[(4, line(4)), (6, line(6))])),
+            ("one is there twice", frames(&[(4, line(4)), (4, line(4))])),
+            ("it goes back", frames(&[(4, line(4)), (3, line(3))])),
+            ("after the last", frames(&[(4, end()), (5, line(5))])),
+            ("a second end", frames(&[(4, end()), (5, end())])),
+            ("a part of one", whole[..whole.len() - 1].to_vec()),
+            ("something else after it", [&whole[..], b"x"].concat()),
+        ];
+        for (what, frames) in wrong {
+            assert_eq!(read(frames), None, "{what}");
+        }
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            assert_eq!(read(changed), None, "byte {at}");
+        }
+    }
+}
