@@ -115,11 +115,10 @@ impl LogFile {
         Ok(self.file.metadata()?.len())
     }
 
-    /// Reads `length` bytes, or fewer at the end of the file.
-    pub(crate) fn read(&self, offset: u64, length: usize) -> io::Result<Bytes> {
-        let mut bytes = BytesMut::zeroed(length);
+    /// Fills `bytes` from `offset`, or gives fewer at the end of the file.
+    pub(crate) fn read(&self, offset: u64, mut bytes: BytesMut) -> io::Result<Bytes> {
         let mut filled = 0;
-        while filled < length {
+        while filled < bytes.len() {
             match self.file.read_at(&mut bytes[filled..], offset + filled as u64) {
                 Ok(0) => break,
                 Ok(read) => filled += read,
@@ -144,7 +143,7 @@ impl LogFile {
             exit: None,
         };
         let length = self.length()?;
-        if self.read(0, MAGIC.len())? != MAGIC[..] {
+        if self.read(0, BytesMut::zeroed(MAGIC.len()))? != MAGIC[..] {
             // The server was ended while it made the file.
             scan.torn = length;
             return Ok(scan);
@@ -160,7 +159,7 @@ impl LogFile {
                 Framed::Entry(..) | Framed::Damaged => break,
                 Framed::Partial => {}
             }
-            let more = self.read(scan.offset, 8 * MAX_FRAME)?;
+            let more = self.read(scan.offset, BytesMut::zeroed(8 * MAX_FRAME))?;
             if more.len() <= bytes.len() {
                 break;
             }

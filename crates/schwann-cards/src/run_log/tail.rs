@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::watch;
 
 use super::{LogError, blocking, lock};
@@ -105,7 +105,9 @@ impl RunLog {
             return Ok(bytes);
         }
         let file = Arc::clone(&self.file);
-        Ok(blocking(move || file.read(offset, length)).await?)
+        // Not made by the thread that reads: the allocator keeps memory for each thread, and of those there are many.
+        let bytes = BytesMut::zeroed(length);
+        Ok(blocking(move || file.read(offset, bytes)).await?)
     }
 
     pub(super) fn publish(&self, first_seq: u64, frames: Bytes, tail: Tail) {
