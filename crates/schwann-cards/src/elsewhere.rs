@@ -41,6 +41,8 @@ const QUESTIONS: usize = 64;
 /// Longest wait for what is only said of a run beside all else, and how many runs are asked after at a time.
 const SOON: Duration = Duration::from_secs(1);
 const ASKED: usize = 16;
+/// Longest wait for another server's word that a run has ended which the database has as running.
+const ENDING: Duration = Duration::from_secs(5);
 /// Longest wait of a last record for the database.
 const NOTING: Duration = Duration::from_secs(2);
 /// Runs of lost servers that are ended at a time.
@@ -183,6 +185,12 @@ impl Elsewhere {
             Answer::Closed | Answer::NotYet => Ok(false),
             _ => Err(LogError::unreachable()),
         }
+    }
+
+    /// Whether a run has ended, as its server says, which has noted it then.
+    pub(crate) async fn has_ended(&self, run: &Run) -> bool {
+        let asked = ask_how_far(&self.exchange, run.id, &run.server);
+        matches!(tokio::time::timeout(ENDING, asked).await, Ok(Ok((_, true))))
     }
 
     /// Has the output of a run removed that is forgotten. What cannot be removed now goes when it is old.
@@ -403,7 +411,12 @@ impl Inner {
         if tail.state == TailState::Failed {
             return Err(LogError::Failed);
         }
-        let answer = Answer::Records { last: tail.seq, ended: tail.state == TailState::Ended };
+        let ended = tail.state == TailState::Ended;
+        if ended && self.is_under_way(run) {
+            // Who is told so finds it in the database.
+            self.settle_if_ended(run).await;
+        }
+        let answer = Answer::Records { last: tail.seq, ended };
         if after >= tail.seq {
             return Ok((answer, Bytes::new()));
         }

@@ -136,7 +136,19 @@ impl Inner {
         }
     }
 
-    pub(super) async fn settle_ended(&self, ended: &Recovered) {
+    /// Notes the end of a run whose log has it, and the database perhaps not yet. False if there is none here.
+    pub(crate) async fn settle_if_ended(&self, run: Uuid) -> bool {
+        let Ok(Some(ended)) = self.logs.ended(run).await else { return false };
+        self.settle_ended(&ended).await;
+        true
+    }
+
+    /// Whether a run has not left its place here yet, so that its end need not be noted.
+    pub(crate) fn is_under_way(&self, run: Uuid) -> bool {
+        lock(&self.state).active.contains_key(&run)
+    }
+
+    async fn settle_ended(&self, ended: &Recovered) {
         let truncated = ended.exit.reason == Reason::OutputLimit;
         let exit = ended.exit.clone();
         let outcome = Outcome { exit, last_seq: Some(ended.last_seq), truncated };

@@ -114,9 +114,8 @@ impl Inner {
         let mut saved = self.store.save_and_run(&saving, Moment::now()).await;
         // A client can see a run's end in its log a moment before the database has it.
         if let Err(SaveAndRunError::Busy(busy)) = &saved
-            && let Ok(Some(ended)) = self.logs.ended(*busy).await
+            && self.has_ended(*busy).await
         {
-            self.settle_ended(&ended).await;
             saved = self.store.save_and_run(&saving, Moment::now()).await;
         }
         let started = match saved {
@@ -146,6 +145,18 @@ impl Inner {
             elsewhere.tell(&run).await;
         }
         Ok((run, false))
+    }
+
+    /// Whether a run's log has ended, here or on another server; then the database has that by now.
+    async fn has_ended(&self, run: Uuid) -> bool {
+        if self.settle_if_ended(run).await {
+            return true;
+        }
+        let Some(elsewhere) = &self.elsewhere else { return false };
+        match self.store.run(run).await {
+            Ok(Some(row)) if row.server != self.server => elsewhere.has_ended(&row).await,
+            _ => false,
+        }
     }
 
     /// Cancels a run to make room for another.

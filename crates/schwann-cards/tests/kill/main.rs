@@ -46,6 +46,8 @@ const TESTS: &[(&str, fn())] = &[
         servers::emptied,
     ),
     #[cfg(all(feature = "postgres", feature = "redis"))]
+    ("who_sees_the_end_of_a_run_can_run_its_card_again_through_another_server", servers::again),
+    #[cfg(all(feature = "postgres", feature = "redis"))]
     ("servers_that_live_keep_their_runs_however_quiet", servers::living),
     ("two_hundred_runs_stream_at_once", many::at_once),
     ("a_thousand_readers_that_stand_still_cost_little_and_harm_nobody", many::readers),

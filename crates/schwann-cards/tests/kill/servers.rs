@@ -63,6 +63,26 @@ impl Held {
         Self(held)
     }
 
+    /// Lets go of it when so many wait for it.
+    async fn release_to(mut self, waiting: i64) {
+        let waits = "SELECT COUNT(*) FROM pg_locks WHERE NOT granted \
+                     AND pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database())";
+        soon(async {
+            loop {
+                let all = sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut self.0).await;
+                if all.unwrap() >= waiting {
+                    return;
+                }
+                sqlx::raw_sql("SELECT pg_stat_clear_snapshot()")
+                    .execute(&mut self.0)
+                    .await
+                    .unwrap();
+            }
+        })
+        .await;
+        self.0.close().await.unwrap();
+    }
+
     /// Lets go of it, with nobody left who waited for it: the database would carry out what a killed server has asked.
     async fn release(mut self) {
         let others = "pid <> pg_backend_pid() AND datname = current_database()";
@@ -538,5 +558,33 @@ pub(crate) fn emptied() {
         assert!(there[..shown.len()] == shown, "what was shown is lost: {there:?}");
         assert_eq!(two.lines(&run).await, there);
         assert_eq!(known(&two, &run).await["last_seq"], there.len());
+    });
+}
+
+pub(crate) fn again() {
+    writer::runtime().block_on(async {
+        let shared = Shared::new().await;
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let one = shared.server_with(folders[0].path(), 8, 600).await;
+        let two = shared.server_with(folders[1].path(), 8, 600).await;
+        let run = run(&one, "echo on; read x; exit 7").await;
+        two.until(&run, "\"on\\n").await;
+        let row = known(&two, &run).await;
+        let card = row["card_id"].as_str().unwrap();
+        let path = format!("/books/{}/cards/{card}/run", row["book_id"].as_str().unwrap());
+        // Seen where it ran, and not yet in the database.
+        let held = Held::new(&shared, &run).await;
+        assert_eq!(send(&one, &run, "?eof=true", "\n").await.0, 202);
+        let there = rest(one.stream(&run).await).await;
+        assert!(there.last().unwrap().contains("\"code\":7"), "{there:?}");
+        // Its own server waits to note it, and again for whoever asks.
+        let again = soon(async {
+            let again = two.answer(Method::POST, &path, serde_json::json!({}));
+            tokio::join!(again, held.release_to(2)).0
+        })
+        .await;
+        assert_eq!(again.status, 202, "{}", again.body);
+        let row = finished(&two, &run).await;
+        assert_eq!((&row["reason"], &row["exit_code"]), (&"exit".into(), &7.into()), "{row}");
     });
 }
