@@ -525,7 +525,7 @@ async fn input_that_its_program_does_not_read_yet_waits_for_it_and_is_given_once
     let card = desk.card_in("python", &code).await;
     let run = start(&desk, 0, &card).await;
     let mut other = follow(&desk, 1, &format!("/runs/{run}/events"), LINES).await;
-    other.until("\"on\\n").await;
+    other.until("\"on").await;
     let client = redis::Client::open(desk.site.redis.as_ref().unwrap().url()).unwrap();
     let mut said = client.get_async_pubsub().await.unwrap();
     let id = std::fs::read_to_string(desk.site.data().join("data/server-id")).unwrap();
