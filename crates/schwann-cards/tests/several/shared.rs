@@ -585,7 +585,7 @@ async fn a_run_of_another_server_is_cancelled_as_it_is_asked_for() {
     let card = desk.card_in("python", code).await;
     let run = start(&desk, 0, &card).await;
     let mut other = follow(&desk, 1, &format!("/runs/{run}/events"), LINES).await;
-    other.until("\"on\\n").await;
+    other.until("\"on").await;
     let how = json!({"signal": "TERM", "grace_ms": 60_000});
     let path = format!("/runs/{run}/cancel");
     let told = ask(&desk, 1, Method::POST, &path, how).await;
