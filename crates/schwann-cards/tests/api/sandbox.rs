@@ -86,7 +86,12 @@ async fn arguments_environment_and_a_terminal_reach_the_program() {
 #[tokio::test]
 async fn a_terminal_changes_its_size_while_the_program_runs() {
     let desk = Desk::new().await;
-    let code = "import os, signal\nsignal.signal(signal.SIGWINCH, lambda *_: print('size', *os.get_terminal_size()))\nprint('ready')\nwhile True:\n  signal.pause()\n";
+    // Blocked, so that none is lost which comes between two waits.
+    let code = "import os, signal\n\
+                asked = {signal.SIGWINCH}\n\
+                signal.pthread_sigmask(signal.SIG_BLOCK, asked)\n\
+                print('ready')\n\
+                while signal.sigwait(asked):\n  print('size', *os.get_terminal_size())\n";
     let card = desk.card_in("python", code).await;
     let mut run = desk.run_with(&card, "text/plain", json!({"tty": true})).await;
     let id = run.run();
