@@ -116,7 +116,8 @@ pub struct CardsSettings {
     pub call_axon: Option<bool>,
 
     /// Languages beyond those that are found, or in their place, by name.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    /// A name has 1 to 64 bytes: it stands in the first record of each run.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "languages")]
     pub languages: BTreeMap<String, LanguageSettings>,
 }
 
@@ -217,9 +218,44 @@ fn addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpAddr>, 
     texts.iter().map(one).collect()
 }
 
+/// Longest name of a language, in bytes.
+const MAX_LANGUAGE: usize = 64;
+
+fn languages<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, LanguageSettings>, D::Error> {
+    let languages = BTreeMap::<String, LanguageSettings>::deserialize(deserializer)?;
+    match languages.keys().find(|name| name.is_empty() || name.len() > MAX_LANGUAGE) {
+        Some(name) => {
+            let begins: String = name.chars().take(16).collect();
+            let length = name.len();
+            Err(de::Error::custom(format!(
+                "the name of the language `{begins}…` has {length} bytes; give it 1 to {MAX_LANGUAGE}"
+            )))
+        }
+        None => Ok(languages),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_name_of_a_language_has_its_length() {
+        let named = |name: &str| {
+            let settings = serde_json::json!({"languages": {name: {"command": ["ruby", "{file}"], "extension": "rb"}}});
+            serde_json::from_value::<CardsSettings>(settings)
+        };
+        for name in ["r", &"r".repeat(64)] {
+            assert!(named(name).unwrap().languages.contains_key(name));
+        }
+        for name in ["", &"r".repeat(65), &"é".repeat(33), &"r".repeat(5000)] {
+            let said = named(name).unwrap_err().to_string();
+            let length = format!("has {} bytes; give it 1 to 64", name.len());
+            assert!(said.contains(&length) && said.len() < 120, "{said}");
+        }
+    }
 
     #[track_caller]
     fn check(listen: &str, proxies: &[&str], expected: bool) {
