@@ -24,6 +24,9 @@ use crate::support::{
     served::{Served, serve_etl, settings},
 };
 
+/// Such a body has a length if its transform ends before the head has left, which is a matter of moments.
+const NOTHING: &str = "nothing has a length";
+
 /// Where we differ on purpose: check, what differs, why.
 const DIFFERENCES: &[(&str, &str, &str)] = &[
     (
@@ -57,9 +60,9 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
     ),
     ("e52_next_stage_full_duplex", "", "the recorded server stands still here"),
     ("e53_next_stage_full_duplex", "", "the recorded server stands still here"),
-    ("f04_stream_empty_input", "framing", "nothing has a length"),
+    ("f04_stream_empty_input", "framing", NOTHING),
     ("f07_error_before_first", "", "the documented form of an error, for streams as well"),
-    ("f09_stream_no_output", "framing", "nothing has a length"),
+    ("f09_stream_no_output", "framing", NOTHING),
     (
         "e28_stream_error_before",
         "",
@@ -654,6 +657,8 @@ async fn every_recorded_exchange_is_answered_as_then_or_differs_for_a_reason() {
         wrong.len(),
         wrong.join("\n")
     );
-    let unused: Vec<_> = (0..DIFFERENCES.len()).filter(|at| !used.contains(at)).collect();
+    let always = |at: &usize| DIFFERENCES[*at].2 != NOTHING;
+    let unused: Vec<_> =
+        (0..DIFFERENCES.len()).filter(always).filter(|at| !used.contains(at)).collect();
     assert!(unused.is_empty(), "differences that are none: {unused:?}");
 }
