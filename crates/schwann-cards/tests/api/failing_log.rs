@@ -8,7 +8,7 @@ use http::{Method, header};
 use http_body_util::{BodyExt as _, Full};
 use rustix::process::{Resource, Rlimit, getrlimit, prlimit};
 use schwann_process::Sandbox;
-use schwann_testkit::watch::Watched;
+use schwann_testkit::watch::{Watched, folder};
 use serde_json::json;
 
 use crate::{
@@ -66,17 +66,12 @@ async fn in_a_process_whose_files_cannot_grow() {
     });
     assert!(cut.await, "it looks whole");
     limit_files(None);
-    // Seen to every few seconds; until then whoever reads it is cut at once.
-    let ended = soon(async {
-        loop {
-            let known = desk.site.get(&format!("/runs/{id}"), &desk.token).await.expect(200);
-            if known["status"] == "finished" {
-                return known;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    assert_eq!(ended.await["reason"], json!("log_failed"));
+    // It is seen to every few seconds; then its log stands beside under another name, whole.
+    let logs = desk.site.data().join("runs");
+    let log = logs.join(&id).with_extension("log");
+    let whole = move || folder(&logs, Duration::from_secs(60), || log.exists().then_some(()));
+    tokio::task::spawn_blocking(whole).await.expect("it has an end");
+    assert_eq!(desk.ended(&id).await["reason"], json!("log_failed"));
     let request = desk
         .site
         .request(Method::GET, &format!("/runs/{id}/events"))

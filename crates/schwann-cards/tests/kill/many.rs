@@ -56,9 +56,7 @@ pub(crate) fn readers() {
 pub(crate) fn readers_elsewhere() {
     writer::runtime().block_on(async {
         let shared = crate::servers::Shared::new().await;
-        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let one = shared.server(folders[0].path()).await;
-        let two = shared.server(folders[1].path()).await;
+        let (_folders, one, two) = shared.two().await;
         stand_still(&one, &two).await;
     });
 }

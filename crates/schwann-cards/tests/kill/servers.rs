@@ -15,6 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use schwann_testkit::{postgres::Postgres, redis::Redis, watch};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use tempfile::TempDir;
 
 use crate::{
     application::{Site, has, processes},
@@ -36,6 +37,14 @@ impl Shared {
 
     pub(crate) async fn server(&self, data: &Path) -> Site {
         self.server_with(data, 8, 2).await
+    }
+
+    /// Two servers, and the folder of each.
+    pub(crate) async fn two(&self) -> ([TempDir; 2], Site, Site) {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let one = self.server(folders[0].path()).await;
+        let two = self.server(folders[1].path()).await;
+        (folders, one, two)
     }
 
     /// A server that runs so many at a time, and may be silent for so many seconds.
@@ -383,9 +392,7 @@ pub(crate) fn within_its_lease() {
 pub(crate) fn noted() {
     writer::runtime().block_on(async {
         let mut shared = Shared::new().await;
-        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let mut one = shared.server(folders[0].path()).await;
-        let two = shared.server(folders[1].path()).await;
+        let (folders, mut one, two) = shared.two().await;
         let run = run(&one, "echo on; read x; exit 7").await;
         two.until(&run, "\"on\\n").await;
         // Redis is away while the run ends, and its server does not live to tell.
@@ -428,9 +435,7 @@ pub(crate) fn noted() {
 pub(crate) fn unnoted() {
     writer::runtime().block_on(async {
         let mut shared = Shared::new().await;
-        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let mut one = shared.server(folders[0].path()).await;
-        let two = shared.server(folders[1].path()).await;
+        let (folders, mut one, two) = shared.two().await;
         let run = run(&one, "echo on; read x; exit 7").await;
         two.until(&run, "\"on\\n").await;
         // Neither Redis nor the database hears of its end.
@@ -458,9 +463,7 @@ pub(crate) fn unnoted() {
 pub(crate) fn shown_only() {
     writer::runtime().block_on(async {
         let shared = Shared::new().await;
-        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let mut one = shared.server(folders[0].path()).await;
-        let two = shared.server(folders[1].path()).await;
+        let (_folders, mut one, two) = shared.two().await;
         let run = run(&one, "echo on; read x; exit 7").await;
         two.until(&run, "\"on\\n").await;
         // The database does not hear of its end. It is waited for, so that whoever sees the end finds the run finished, but not for
@@ -517,9 +520,7 @@ pub(crate) fn living() {
 pub(crate) fn emptied() {
     writer::runtime().block_on(async {
         let shared = Shared::new().await;
-        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let mut one = shared.server(folders[0].path()).await;
-        let two = shared.server(folders[1].path()).await;
+        let (folders, mut one, two) = shared.two().await;
         let run = run(&one, "echo on; exec sleep 1000").await;
         let (mut body, text) = following(&two, &run, "\"on\\n").await;
         let shown = String::from_utf8(text).unwrap();
