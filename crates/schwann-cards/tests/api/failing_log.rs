@@ -67,7 +67,7 @@ async fn in_a_process_whose_files_cannot_grow() {
     assert!(cut.await, "it looks whole");
     limit_files(None);
     // It is seen to every few seconds; then its log stands beside under another name, whole.
-    let logs = desk.site.data().join("runs");
+    let logs = desk.site.data().join("data/runs");
     let log = logs.join(&id).with_extension("log");
     let whole = move || folder(&logs, Duration::from_secs(60), || log.exists().then_some(()));
     tokio::task::spawn_blocking(whole).await.expect("it has an end");
